@@ -1,0 +1,1 @@
+"""The device gateway: front doors and drivers, identify, decode, normalise, spool, uplink."""

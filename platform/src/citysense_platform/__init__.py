@@ -1,0 +1,1 @@
+"""The platform: ingest, store, events, rules, alerts, dispatch, registry and the API."""
