@@ -1,0 +1,286 @@
+"""One SQLite file, one writing thread, group commit.
+
+Owns the only writing connection to a file (two writers can corrupt a WAL before SQLite 3.51.3) and the moment when a
+commit happens: an urgent job commits at once and takes along what waits; others wait at most `window` seconds for
+company. A job's future is resolved only after the COMMIT that holds it has returned. Must not know what jobs write.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import shutil
+import sqlite3
+import threading
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+from citysense.crash_points import CrashPoints
+from citysense.errors import Overloaded, StorageClosed, StorageError, StorageFull
+
+T = TypeVar("T")
+Job = Callable[[sqlite3.Connection], T]
+Durability = str
+
+log = logging.getLogger(__name__)
+
+BULK_WINDOW_S = 0.010
+"""ARCHITECTURE.md section 2: bulk waits at most 10 ms for a commit."""
+QUEUE_BOUND = 20_000
+"""Jobs waiting for the thread; two seconds of a storm on a slow disk. Beyond it, senders are told to wait."""
+BATCH_BOUND = 1_000
+"""Jobs of one transaction: bounds how long an urgent job waits behind those it takes along."""
+
+
+@dataclass(slots=True)
+class _Waiting:
+    job: Job[Any]
+    future: asyncio.Future[Any]
+    loop: asyncio.AbstractEventLoop
+    committed: Callable[[Any], None] | None
+
+
+Outcome = tuple[_Waiting, Any, BaseException | None]
+"""A job, and either its result or what went wrong."""
+
+
+class SingleWriter:
+    """The thread that owns a SQLite file."""
+
+    def __init__(
+        self,
+        path: Path,
+        *,
+        schema: Job[None],
+        synchronous: Durability = "FULL",
+        window: float = BULK_WINDOW_S,
+        crash: CrashPoints | None = None,
+        crash_prefix: str = "",
+    ) -> None:
+        self._path = path
+        self._schema = schema
+        self._synchronous = synchronous
+        self._window = window
+        self._crash = crash or CrashPoints()
+        self._crash_prefix = crash_prefix
+        self._queue: deque[_Waiting] = deque()
+        self._ready = threading.Condition()
+        self._urgent = False
+        self._closing = False
+        self._opened: threading.Event = threading.Event()
+        self._open_error: StorageError | None = None
+        self._thread: threading.Thread | None = None
+        self._failing = False
+        self.commits = 0
+
+    def open(self) -> None:
+        """Open or create the file and start the thread. Raises StorageError with a sentence for a person."""
+        self._thread = threading.Thread(target=self._run, name=f"writer {self._path.name}", daemon=True)
+        self._thread.start()
+        self._opened.wait()
+        if self._open_error is not None:
+            self._thread.join()
+            self._thread = None
+            raise self._open_error
+
+    def close(self) -> None:
+        """Commit what waits, close the file, end the thread."""
+        if self._thread is None:
+            return
+        with self._ready:
+            self._closing = True
+            self._ready.notify()
+        self._thread.join()
+        self._thread = None
+
+    @property
+    def waiting(self) -> int:
+        """Jobs not yet taken into a transaction."""
+        return len(self._queue)
+
+    def submit(
+        self, job: Job[T], *, urgent: bool, committed: Callable[[T], None] | None = None
+    ) -> asyncio.Future[T]:
+        """Queue `job`; the future holds its result after the commit, or what it or the file raised.
+
+        A job may refuse with a ValueError, LookupError or ArithmeticError: its caller gets it, and nothing of the job
+        is kept. `committed` is called in the event loop with the result, in the order of the commits, also when
+        nobody waits for the future any more. Raises StorageClosed or Overloaded at once. Call from a running event
+        loop.
+        """
+        loop = asyncio.get_running_loop()
+        future: asyncio.Future[T] = loop.create_future()
+        with self._ready:
+            if self._closing or self._thread is None:
+                raise StorageClosed(f"{self._path.name} is closed")
+            if len(self._queue) >= QUEUE_BOUND:
+                raise Overloaded(
+                    f"{QUEUE_BOUND} writes wait for {self._path.name}; the disk is too slow for what comes in"
+                )
+            self._queue.append(_Waiting(job, future, loop, committed))
+            if urgent:
+                self._urgent = True
+            if urgent or len(self._queue) in (1, BATCH_BOUND):
+                self._ready.notify()
+        return future
+
+    def _run(self) -> None:
+        try:
+            connection = open_for_writing(self._path, self._synchronous)
+            try:
+                connection.execute("BEGIN IMMEDIATE")
+                self._schema(connection)
+                connection.execute("COMMIT")
+            except sqlite3.Error as e:
+                connection.close()
+                raise storage_error(self._path, e) from e
+        except StorageError as e:
+            self._open_error = e
+            self._opened.set()
+            return
+        self._opened.set()
+        batch: list[_Waiting] = []
+        try:
+            while batch := self._next_batch():
+                self._commit(connection, batch)
+        except BaseException:
+            # A fault of ours in a job. Nobody may wait for ever for a thread that is gone: all are told, the process
+            # goes down, and its supervisor starts it again.
+            self._abandon(batch)
+            raise
+        finally:
+            connection.close()
+
+    def _abandon(self, batch: Sequence[_Waiting]) -> None:
+        """Refuse what is under way, what waits and what would come."""
+        with self._ready:
+            self._closing = True
+            left = [*batch, *self._queue]
+            self._queue.clear()
+        error = StorageClosed(f"{self._path.name}: the writer stopped after a fault of its own; start the process again")
+        resolve([(item, None, error) for item in left])
+
+    def _next_batch(self) -> list[_Waiting]:
+        """Wait for work; an empty list means the end."""
+        with self._ready:
+            while not self._queue and not self._closing:
+                self._ready.wait()
+            if self._queue and not self._urgent and not self._closing:
+                self._ready.wait_for(self._no_reason_to_wait, timeout=self._window)
+            batch = [self._queue.popleft() for _ in range(min(len(self._queue), BATCH_BOUND))]
+            if not self._queue:
+                self._urgent = False
+            return batch
+
+    def _no_reason_to_wait(self) -> bool:
+        return self._urgent or self._closing or len(self._queue) >= BATCH_BOUND
+
+    def _commit(self, connection: sqlite3.Connection, batch: Sequence[_Waiting]) -> None:
+        """One transaction for all of `batch`; what a refusing job has written goes, what its neighbours wrote stays."""
+        outcomes: list[Outcome] = []
+        try:
+            connection.execute("BEGIN IMMEDIATE")
+            for item in batch:
+                before = connection.total_changes
+                try:
+                    outcomes.append((item, item.job(connection), None))
+                except (ValueError, LookupError, ArithmeticError) as e:
+                    if connection.total_changes == before:
+                        outcomes.append((item, None, e))
+                        continue
+                    # It changed rows before it refused: all start again without it, its neighbours are not concerned.
+                    connection.execute("ROLLBACK")
+                    resolve([(item, None, e)])
+                    self._commit(connection, [other for other in batch if other is not item])
+                    return
+            self._end_transaction(connection)
+        except (sqlite3.Error, OSError, StorageError) as e:
+            if connection.in_transaction:
+                connection.execute("ROLLBACK")
+            error = e if isinstance(e, StorageError) else storage_error(self._path, e)
+            if not self._failing:
+                log.error("%s: writing fails: %s", self._path.name, error)
+            self._failing = True
+            outcomes = [(item, None, error) for item in batch]
+        resolve(outcomes)
+
+    def _end_transaction(self, connection: sqlite3.Connection) -> None:
+        if self._crash_prefix:
+            self._crash.at(f"{self._crash_prefix}.before_commit")
+        connection.execute("COMMIT")
+        self.commits += 1
+        if self._crash_prefix:
+            self._crash.at(f"{self._crash_prefix}.after_commit")
+        if self._failing:
+            log.warning("%s: writing works again", self._path.name)
+        self._failing = False
+
+
+def resolve(outcomes: Sequence[Outcome]) -> None:
+    """Hand results back, one wake-up per event loop and batch."""
+    by_loop: dict[asyncio.AbstractEventLoop, list[Outcome]] = {}
+    for outcome in outcomes:
+        by_loop.setdefault(outcome[0].loop, []).append(outcome)
+    for loop, mine in by_loop.items():
+        if not loop.is_closed():
+            loop.call_soon_threadsafe(_settle, mine)
+
+
+def _settle(outcomes: Sequence[Outcome]) -> None:
+    for item, result, error in outcomes:
+        if error is None and item.committed is not None:
+            item.committed(result)
+        if item.future.cancelled():
+            continue
+        if error is None:
+            item.future.set_result(result)
+        else:
+            item.future.set_exception(error)
+
+
+def open_for_writing(path: Path, synchronous: Durability) -> sqlite3.Connection:
+    """A WAL connection with explicit transactions. Raises StorageError."""
+    try:
+        connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False, cached_statements=256)
+        connection.execute("PRAGMA journal_mode=WAL")
+        connection.execute(f"PRAGMA synchronous={synchronous}")
+        connection.execute("PRAGMA busy_timeout=5000")
+        connection.execute("PRAGMA foreign_keys=ON")
+        # Keep the WAL from growing for ever after a burst; the next checkpoint gives the rest back.
+        connection.execute("PRAGMA journal_size_limit=67108864")
+    except sqlite3.Error as e:
+        raise storage_error(path, e) from e
+    return connection
+
+
+def open_for_reading(path: Path) -> sqlite3.Connection:
+    """A connection that cannot write and never checkpoints. Raises StorageError."""
+    try:
+        connection = sqlite3.connect(
+            f"file:{path}?mode=ro", uri=True, isolation_level=None, check_same_thread=False, cached_statements=256
+        )
+        connection.execute("PRAGMA query_only=ON")
+        connection.execute("PRAGMA busy_timeout=5000")
+    except sqlite3.Error as e:
+        raise storage_error(path, e) from e
+    return connection
+
+
+def storage_error(path: Path, error: Exception) -> StorageError:
+    """`error` of SQLite or the system as one of ours, with the file and what to do."""
+    text = str(error)
+    if "disk is full" in text or "No space left" in text or ("disk I/O error" in text and _no_space(path)):
+        return StorageFull(f"{path}: no space left on the disk; free some space, the product heals by itself")
+    if "unable to open" in text or "readonly" in text or "read-only" in text:
+        return StorageError(f"{path} cannot be opened for writing; check the folder's owner and rights ({text})")
+    if "not a database" in text or "malformed" in text:
+        return StorageError(f"{path} is damaged ({text}); move it away and start again, then restore it from a backup")
+    return StorageError(f"{path}: {text}")
+
+
+def _no_space(path: Path) -> bool:
+    """SQLite says "disk I/O error" for a short write of its shared memory; the file system knows the reason."""
+    return shutil.disk_usage(path.parent).free < 1 << 20
