@@ -1,0 +1,62 @@
+"""`citysense`: finds the command, runs it, and turns what went wrong into one sentence and an exit code.
+
+Exit codes: 0 done, 1 failed, 2 wrong use.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+
+from citysense.cli import bench_latency, config, soak_kill, test_suite, up
+from citysense.errors import CitysenseError
+
+DESCRIPTION = (
+    "A city's IoT sensing platform and device gateway: from device frame to dispatch case in a fraction of a second."
+)
+EXAMPLES = """\
+examples:
+  citysense up                   start everything, with a small district in which a storm rises
+  citysense up --scenario none   start everything and wait for real devices
+  citysense test                 run the whole test suite
+  citysense bench latency        time from device frame to dispatch case
+  citysense config show          settings in force, and where each came from
+"""
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The whole command line."""
+    parser = argparse.ArgumentParser(
+        prog="citysense", description=DESCRIPTION, epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    up.add_parser(commands)
+    test_suite.add_parser(commands)
+    config.add_parser(commands)
+    bench = commands.add_parser("bench", help="measure the product on this machine", description="Measure the product.")
+    bench_latency.add_parser(bench.add_subparsers(title="benches", metavar="BENCH", required=True))
+    soak = commands.add_parser("soak", help="long runs that try to break a promise", description="Long runs.")
+    soak_kill.add_parser(soak.add_subparsers(title="soaks", metavar="SOAK", required=True))
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command and return its exit code."""
+    arguments = build_parser().parse_args(argv)
+    try:
+        return int(arguments.run(arguments))
+    except CitysenseError as e:
+        print(f"citysense: {e}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        return 130
+    except BrokenPipeError:
+        # The reader (head, less) has gone; point stdout at nothing so that the interpreter's last flush stays quiet.
+        sys.stdout = None
+        return 1
+
+
+def run() -> None:
+    """Entry point of the installed command."""
+    raise SystemExit(main())

@@ -1,0 +1,48 @@
+"""Follows a running platform for the live view: one small request a second, and what it says as a value."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import aiohttp
+
+from citysense.errors import UpstreamError
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Status:
+    """Figures of one moment. Counts are since the processes' start, cases and alerts since the data folder's."""
+
+    gateway_seen: bool
+    frames: dict[str, int]
+    stored: int
+    duplicate: int
+    rejected: dict[str, int]
+    waiting: int
+    alerts: dict[str, int]
+    cases: int
+    frame_to_case: dict[str, float]
+    newest_case: str | None
+    ready: bool
+    unready: list[str]
+
+
+class StatusFeed:
+    """Asks the API for its status."""
+
+    def __init__(self, session: aiohttp.ClientSession, api: str, token: str) -> None:
+        self._session = session
+        self._api = api
+        self._headers = {"Authorization": f"Bearer {token}"}
+
+    async def read(self) -> Status:
+        """The status now. Raises UpstreamError while the platform does not answer."""
+        try:
+            async with self._session.get(f"{self._api}/api/v1/status", headers=self._headers) as answer:
+                if answer.status != 200:
+                    raise UpstreamError(f"{self._api} answered {answer.status} to the question for its status")
+                body: dict[str, Any] = await answer.json()
+        except (aiohttp.ClientError, TimeoutError) as e:
+            raise UpstreamError(f"{self._api} does not answer ({e or type(e).__name__})") from e
+        return Status(**{name: body[name] for name in Status.__dataclass_fields__})

@@ -1,0 +1,227 @@
+"""`citysense up`: checks ports and folder, starts platform, gateway and simulator, shows them live, stops them cleanly."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import os
+import signal
+import socket
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+from rich.console import Console
+from rich.live import Live
+
+from citysense.cli.data_folder import DataFolder
+from citysense.cli.live_view import Surroundings, draw, line
+from citysense.cli.ports import Port, require_free
+from citysense.cli.status_feed import Status, StatusFeed
+from citysense.cli.supervisor import Child, Program, Supervisor
+from citysense.clock import SystemClock
+from citysense.errors import SetupError, UpstreamError
+from citysense.keys import load_or_create_secret
+from citysense.settings import Settings, load_settings
+from citysense_sim.scenario import find_scenario
+
+EXAMPLE = """\
+examples:
+  citysense up --speed 60                                 a storm of an hour in a minute
+  citysense up --scenario none                            wait for real devices
+  citysense up --data b --api-port 8081 --mqtt-port 1884 --coap-port 5684     a second one beside the first
+"""
+START_SECONDS = 30.0
+LINE_SECONDS = 5.0
+
+
+def add_parser(commands: Any) -> None:
+    """Add `up`."""
+    parser = commands.add_parser(
+        "up",
+        help="start everything on this machine and watch it",
+        description="Start gateway and platform, and unless told otherwise a small district in which a rain storm rises.",
+        epilog=EXAMPLE,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    fields = Settings.model_fields
+    shown = {"data": "DIR", "bind": "ADDRESS", "speed": "X", "scenario": "FILE|none", "influx": "URL", "rules": "FILE"}
+    for name in ("data", "api_port", "mqtt_port", "coap_port", "speed", "scenario", "influx", "rules", "bind"):
+        kind = int if name.endswith("_port") else float if name == "speed" else str
+        default = fields[name].default
+        text = (fields[name].description or "") + (f" Default: {default}." if default is not None else "")
+        parser.add_argument(_flag(name), type=kind, default=None, metavar=shown.get(name, "PORT"), help=text)
+    for name in ("tls_cert", "tls_key"):
+        parser.add_argument(_flag(name), default=None, metavar="FILE", help=fields[name].description)
+    parser.add_argument("--insecure", action="store_true", default=None, help=fields["insecure"].description)
+    parser.add_argument("--config", type=Path, metavar="FILE", help="read this file instead of ./citysense.toml")
+    parser.set_defaults(run=run)
+
+
+def _flag(name: str) -> str:
+    return "--" + name.replace("_", "-")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Start, watch, stop. Raises SetupError before anything is started when something is in the way."""
+    given = {
+        name: getattr(arguments, name) for name in Settings.model_fields if getattr(arguments, name, None) is not None
+    }
+    settings, _ = load_settings(given, os.environ, arguments.config)
+    scenario = None if settings.scenario == "none" else find_scenario(settings.scenario)
+    require_free(settings.bind, wanted_ports(settings))
+    with DataFolder(settings.data) as folder:
+        token = load_or_create_secret(folder.path / "admin-token")
+        return asyncio.run(_Session(settings, folder.path, token, scenario).run())
+
+
+def wanted_ports(settings: Settings) -> list[Port]:
+    """The listeners of one instance."""
+    return [
+        Port(number=settings.api_port, kind=socket.SOCK_STREAM, purpose="API", option="--api-port"),
+        Port(number=settings.mqtt_port, kind=socket.SOCK_STREAM, purpose="MQTT", option="--mqtt-port"),
+        Port(number=settings.coap_port, kind=socket.SOCK_DGRAM, purpose="CoAP", option="--coap-port"),
+    ]
+
+
+def programs(settings: Settings, data: Path, scenario: Path | None) -> list[Program]:
+    """The processes of one instance, in the order in which they start."""
+    scheme = "https" if settings.tls_cert else "http"
+    # The processes of one box meet on loopback even when the outside is served on another address.
+    inner = "127.0.0.1" if settings.bind in ("0.0.0.0", "::") else settings.bind  # noqa: S104 - compared, not bound
+    url = f"{scheme}://{inner}:{settings.api_port}"
+    tls = ["--tls-cert", str(settings.tls_cert), "--tls-key", str(settings.tls_key)] if settings.tls_cert else []
+    insecure = ["--insecure"] if settings.insecure else []
+    common = ["--data", str(data), "--bind", settings.bind]
+    platform = [*common, "--api-port", str(settings.api_port), "--speed", str(settings.speed), *tls]
+    platform += ["--responsible-unit", settings.responsible_unit]
+    platform += ["--influx", settings.influx] if settings.influx else []
+    platform += ["--rules", str(settings.rules)] if settings.rules else []
+    token = {"CITYSENSE_INFLUX_TOKEN": settings.influx_token} if settings.influx_token else {}
+    ports = ["--mqtt-port", str(settings.mqtt_port), "--coap-port", str(settings.coap_port)]
+    found = [
+        Program(name="platform", module="citysense_platform.app", arguments=platform, environment=token),
+        Program(
+            name="gateway",
+            module="citysense_gateway.app",
+            arguments=[*common, *ports, "--platform", url, *tls, *insecure],
+        ),
+    ]
+    if scenario is not None:
+        story = ["--data", str(data), "--api", url, *ports, "--speed", str(settings.speed), "--scenario", str(scenario)]
+        found.append(Program(name="simulator", module="citysense_sim.app", arguments=story))
+    return found
+
+
+class _Session:
+    """One run of `up`, from the first process to the last line."""
+
+    def __init__(self, settings: Settings, data: Path, token: str, scenario: Path | None) -> None:
+        self._settings = settings
+        self._data = data
+        self._token = token
+        self._scenario = scenario
+        self._clock = SystemClock()
+        self._console = Console()
+        scheme = "https" if settings.tls_cert else "http"
+        self._around = Surroundings(
+            api=f"{scheme}://{settings.bind}:{settings.api_port}",
+            data=data,
+            mqtt=f"mqtt://{settings.bind}:{settings.mqtt_port}",
+            coap=f"coap://{settings.bind}:{settings.coap_port}",
+            story=f"{scenario.stem}, {settings.speed:g}x" if scenario else "none: waiting for real devices",
+            insecure=settings.insecure,
+        )
+
+    async def run(self) -> int:
+        """Until a signal, or until a process cannot start at all."""
+        stop = asyncio.Event()
+        loop = asyncio.get_running_loop()
+        for signum in (signal.SIGINT, signal.SIGTERM):
+            loop.add_signal_handler(signum, stop.set)
+        supervisor = Supervisor(
+            programs(self._settings, self._data, self._scenario), logs=self._data / "logs", clock=self._clock
+        )
+        supervisor.start()
+        timeout = aiohttp.ClientTimeout(total=3)
+        try:
+            async with aiohttp.ClientSession(timeout=timeout) as session:
+                await self._watch(StatusFeed(session, self._around.api, self._token), supervisor.children, stop)
+        finally:
+            self._console.print("stopping …", style="dim")
+            await supervisor.stop()
+        self._console.print(f"Stopped. Data stays in {self._data}; the next start continues with it.")
+        return 0
+
+    async def _watch(self, feed: StatusFeed, children: dict[str, Child], stop: asyncio.Event) -> None:
+        started = self._clock.monotonic()
+        first_case: float | None = None
+        cases_before: int | None = None
+        status: Status | None = None
+        with _view(self._console) as view:
+            while not stop.is_set():
+                raise_for_failed(children.values(), self._data)
+                try:
+                    status = await feed.read()
+                except UpstreamError:
+                    if status is None and self._clock.monotonic() - started > START_SECONDS:
+                        raise SetupError(f"the platform does not answer; {self._data / 'logs'} tells why") from None
+                uptime = self._clock.monotonic() - started
+                if status is not None:
+                    cases_before = status.cases if cases_before is None else cases_before
+                    if first_case is None and status.cases > cases_before:
+                        first_case = uptime
+                        view.say(f"first case {first_case:.1f} s after the start: {status.newest_case}")
+                restarts = {name: child.restarts for name, child in children.items()}
+                view.show(status, self._around, uptime, restarts, self._settings.speed)
+                await _pause(stop, 0.5)
+
+
+def raise_for_failed(children: Sequence[Child] | Any, data: Path) -> None:
+    """A process that ended at once with exit code 1 has found something in the way: say its last words and stop."""
+    for child in children:
+        if child.failed.is_set():
+            words = child.last_lines[-1] if child.last_lines else "it said nothing"
+            raise SetupError(
+                f"{child.program.name} could not start: {words} (more in {data / 'logs' / child.program.name}.log)"
+            )
+
+
+async def _pause(stop: asyncio.Event, seconds: float) -> None:
+    try:
+        await asyncio.wait_for(stop.wait(), seconds)
+    except TimeoutError:
+        return
+
+
+class _view:
+    """The live panel on a terminal, a line every few seconds elsewhere."""
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+        self._live = Live(console=console, auto_refresh=False) if console.is_terminal else None
+        self._last_line = ("", float("-inf"))
+
+    def __enter__(self) -> _view:
+        if self._live is not None:
+            self._live.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._live is not None:
+            self._live.stop()
+
+    def say(self, text: str) -> None:
+        self._console.print(text)
+
+    def show(
+        self, status: Status | None, around: Surroundings, uptime: float, restarts: dict[str, int], speed: float
+    ) -> None:
+        if self._live is not None:
+            self._live.update(draw(status, around, uptime=uptime, restarts=restarts, speed=speed), refresh=True)
+            return
+        text, said_at = line(status), self._last_line[1]
+        if text != self._last_line[0] and uptime - said_at >= LINE_SECONDS:
+            self._console.print(f"{uptime:6.1f} s  {text}", highlight=False, soft_wrap=True)
+            self._last_line = (text, uptime)

@@ -1,0 +1,137 @@
+"""What every test lives under: no leaked tasks, threads or sockets, and independent peers that are named when missing."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import inspect
+import os
+import shutil
+import subprocess
+import threading
+from collections.abc import AsyncIterator, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import pytest_asyncio
+
+
+@dataclass(frozen=True)
+class Peer:
+    """An independent program that tests talk to: how to find it, ask its version, and install it."""
+
+    program: str
+    version: tuple[str, ...]
+    package: str
+
+
+PEERS = {
+    "mosquitto": Peer("mosquitto", ("-h",), "mosquitto"),
+    "mosquitto_pub": Peer("mosquitto_pub", ("--version",), "mosquitto-clients"),
+    "coap-client": Peer("coap-client-notls", ("-h",), "libcoap3-bin"),
+    "mbpoll": Peer("mbpoll", ("-V",), "mbpoll"),
+    "influxd": Peer("influxd", ("version",), "influxdb"),
+    "strace": Peer("strace", ("-V",), "strace"),
+}
+IN_CI = os.environ.get("CI", "") not in ("", "0", "false")
+
+
+def _path(peer: Peer) -> str | None:
+    # Debian keeps servers in /usr/sbin, which an ordinary user's PATH lacks.
+    return shutil.which(peer.program, path=f"{os.environ.get('PATH', '')}:/usr/sbin:/usr/local/sbin")
+
+
+def _version(peer: Peer) -> str | None:
+    path = _path(peer)
+    if path is None:
+        return None
+    said = subprocess.run([path, *peer.version], capture_output=True, text=True, timeout=20, check=False)
+    lines = [line.strip() for line in (said.stdout + said.stderr).splitlines() if any(c.isdigit() for c in line)]
+    return lines[0][:70] if lines else "version not said"
+
+
+@pytest.fixture
+def peer_path(request: pytest.FixtureRequest) -> str:
+    """Path of the peer that the test's marker names."""
+    marker = request.node.get_closest_marker("peer")
+    assert marker is not None, "peer_path needs @pytest.mark.peer(name)"
+    path = _path(PEERS[marker.args[0]])
+    assert path is not None
+    return path
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Skip what needs a missing peer (never in CI), and watch asynchronous tests for leaked tasks."""
+    for item in items:
+        for marker in item.iter_markers("peer"):
+            peer = PEERS[marker.args[0]]
+            if _path(peer) is None and not IN_CI:
+                item.add_marker(pytest.mark.skip(reason=f"needs {peer.program}: sudo apt install {peer.package}"))
+        if isinstance(item, pytest.Function) and inspect.iscoroutinefunction(inspect.unwrap(item.function)):
+            item.fixturenames.insert(0, "no_leaked_tasks")
+
+
+@pytest_asyncio.fixture
+async def no_leaked_tasks() -> AsyncIterator[None]:
+    """An asynchronous test leaves no task behind."""
+    yield
+    # One turn of the loop: what was cancelled on the way out gets its chance to end.
+    await asyncio.sleep(0)
+    left = [task for task in asyncio.all_tasks() if task is not asyncio.current_task() and not task.done()]
+    assert not left, f"tasks left behind: {left}"
+
+
+def _sockets() -> set[str]:
+    links = set()
+    for entry in Path("/proc/self/fd").iterdir():
+        try:
+            target = str(entry.readlink())
+        except OSError:
+            continue
+        if target.startswith("socket:"):
+            links.add(target)
+    return links
+
+
+@pytest.fixture(autouse=True)
+def no_leaked_sockets_or_threads() -> Iterator[None]:
+    """A test closes the sockets it opened and ends its threads; the event loop's own pair is made before."""
+    sockets, threads = _sockets(), set(threading.enumerate())
+    yield
+    if (left_sockets := _sockets() - sockets) or set(threading.enumerate()) - threads:
+        gc.collect()
+        left_sockets = _sockets() - sockets
+    left = [
+        t
+        for t in threading.enumerate()
+        if t not in threads and not t.name.startswith(("asyncio_", "ThreadPoolExecutor"))
+    ]
+    for thread in left:
+        thread.join(timeout=2)
+    assert not [t for t in left if t.is_alive()], f"threads left behind: {left}"
+    assert len(left_sockets) <= _LOOP_SOCKETS, f"{len(left_sockets)} sockets left behind"
+
+
+_LOOP_SOCKETS = 2
+"""The pair by which an event loop wakes itself may be made inside a test and closed after it."""
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """In CI nothing is skipped and no peer is missing."""
+    reporter = session.config.pluginmanager.get_plugin("terminalreporter")
+    missing = [name for name, peer in PEERS.items() if _path(peer) is None]
+    if IN_CI and (missing or (reporter and reporter.stats.get("skipped"))) and session.exitstatus == 0:
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """A table of every peer: its version, or the line that installs it."""
+    terminalreporter.section("independent peers")
+    for name, peer in PEERS.items():
+        version = _version(peer)
+        terminalreporter.write_line(
+            f"{name:15} {version or 'missing; its tests were skipped. sudo apt install ' + peer.package}"
+        )
+    if IN_CI and terminalreporter.stats.get("skipped"):
+        terminalreporter.write_line("CI: skipped tests count as failures", red=True)
