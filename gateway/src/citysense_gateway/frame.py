@@ -1,0 +1,125 @@
+"""The frame: what a front door or driver hands on, and what it is told to answer.
+
+Owns the vocabulary between the doors (MQTT, CoAP, Modbus) and the pipeline behind them. A door knows nothing of
+meaning: it delivers a `Frame` to a `FrameSink` and turns the `Verdict` into its protocol's reply. Nothing here does I/O.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Protocol
+
+
+class Transport(StrEnum):
+    """The way a frame came in."""
+
+    MQTT = "mqtt"
+    COAP = "coap"
+    MODBUS = "modbus"
+
+
+class Identity(StrEnum):
+    """How sure we are who sent a frame."""
+
+    CREDENTIAL = "credential"
+    """The channel was opened with the device's own credential."""
+    ENDPOINT = "endpoint"
+    """We opened the channel ourselves, to the address registered for the device."""
+    ASSERTED = "asserted"
+    """The sender only claims it: plain CoAP on loopback or with --insecure."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Frame:
+    """Raw input of one device at one moment, before anybody knows what it means.
+
+    `device` is the id that the channel speaks for; None where the channel names none. `channel` is the MQTT topic, the
+    CoAP path or the Modbus endpoint. `message` names the profile's message where the channel says it (`up/{message}`).
+    `registers` maps (table, address) to words of 16 bits for Modbus; then `payload` is empty. `content` is the CoAP
+    content format. `delivery` tells repeats of a frame without a time or sequence apart: it is set only where the
+    protocol itself vouches for "this is the same message again" (session and packet id with DUP, or CoAP message id).
+    Times are milliseconds since 1970 UTC.
+    """
+
+    transport: Transport
+    channel: str
+    device: str | None
+    identity: Identity
+    source: str
+    received_at: int
+    payload: bytes = b""
+    registers: Mapping[tuple[str, int], int] | None = None
+    message: str | None = None
+    content: int | None = None
+    delivery: bytes | None = None
+
+
+class Kind(StrEnum):
+    """What became of a frame. Every frame ends in exactly one of these."""
+
+    STORED = "stored"
+    DUPLICATE = "duplicate"
+    """Committed before; answered as the first time."""
+    REJECTED = "rejected"
+    """Not usable; kept in the dead letters, which are committed too."""
+    UNAVAILABLE = "unavailable"
+    """Nothing could be stored, not even in the reserve: the device must keep the reading."""
+
+
+class Reason(StrEnum):
+    """Why a frame was rejected; the stable word that counters, dead letters and replies share."""
+
+    UNKNOWN_DEVICE = "unknown_device"
+    BAD_CREDENTIAL = "bad_credential"
+    FOREIGN_TOPIC = "foreign_topic"
+    NO_MATCH = "no_match"
+    """No message of the device's profile fits the frame."""
+    UNDECODABLE = "undecodable"
+    """A message matched, then a field did not: truncated, wrong check sum, wrong shape."""
+    IDENTITY_MISMATCH = "identity_mismatch"
+    """The payload names another device than the channel."""
+    TOO_LARGE = "too_large"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Receipt:
+    """Highest contiguous sequence number of a boot that is durable (INTERFACES.md, `/ack`)."""
+
+    boot: int
+    seq: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Verdict:
+    """The pipeline's answer to one frame, given only after the commit it reports.
+
+    `reason` and `detail` are set for REJECTED; `detail` names field and offset for a person. `receipt` is set for
+    native frames with (boot, seq), also for duplicates.
+    """
+
+    kind: Kind
+    reason: Reason | None = None
+    detail: str = ""
+    receipt: Receipt | None = None
+
+
+class FrameSink(Protocol):
+    """Where doors deliver. Returns after the commit; never raises for what a device sent."""
+
+    async def accept(self, frame: Frame) -> Verdict:
+        """Take one frame to its end and say which."""
+        ...
+
+    async def refuse(self, frame: Frame, reason: Reason, detail: str) -> Verdict:
+        """Keep a frame that the door itself had to refuse (foreign topic, bad credential) and count it."""
+        ...
+
+
+class PasswordCheck(Protocol):
+    """Answers whether a device's password is right, from memory, in microseconds."""
+
+    def __call__(self, device: str, secret: bytes) -> bool:
+        """True only for a registered, unrevoked device whose password this is."""
+        ...
