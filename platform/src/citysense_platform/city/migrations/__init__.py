@@ -1,0 +1,1 @@
+"""Migrations of city.db, in `versions`; run by `city.migrating`."""

@@ -1,0 +1,170 @@
+"""May this device be registered, or changed, like that: named reasons for a no.
+
+Pure: looks at what is asked, at the profile and at what the registry holds already. The form of single fields (lengths,
+ranges, patterns) is checked where the request comes in, see `bodies`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+
+from citysense_platform.registry.device import Change, Device, NewDevice
+from citysense_platform.registry.endpoint import FORMS, endpoint_fault
+from citysense_profiles.profile import Profile, Setting
+
+ID_PATTERN = r"^[A-Za-z0-9_-]{1,64}$"
+POLLED = "modbus"
+AVAILABLE_KINDS = frozenset({"password"})
+
+
+class Reason(StrEnum):
+    """Why not; the API's stable codes."""
+
+    UNKNOWN_PROFILE = "unknown_profile"
+    ENDPOINT_REQUIRED = "endpoint_required"
+    ENDPOINT_NOT_ALLOWED = "endpoint_not_allowed"
+    ENDPOINT_INVALID = "endpoint_invalid"
+    UNKNOWN_SETTING = "unknown_setting"
+    SETTING_REQUIRED = "setting_required"
+    SETTING_OUT_OF_RANGE = "setting_out_of_range"
+    CREDENTIAL_KIND_NOT_AVAILABLE = "credential_kind_not_available"
+    UNKNOWN_SITE = "unknown_site"
+    DUPLICATE_ID = "duplicate_id"
+    DUPLICATE_SERIAL = "duplicate_serial"
+    REVOKED = "revoked"
+
+
+CONFLICTS = frozenset({Reason.DUPLICATE_ID, Reason.DUPLICATE_SERIAL, Reason.REVOKED})
+"""The request is sound, but what the registry holds speaks against it."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Fault:
+    """One thing that is wrong: the reason, the field of the request, a sentence for a person."""
+
+    reason: Reason
+    field: str
+    text: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Refusal:
+    """A no, with everything that speaks against; never empty."""
+
+    faults: tuple[Fault, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Holdings:
+    """What the registry holds that bears on one request."""
+
+    device_with_id: Device | None
+    device_with_serial: Device | None
+    """One that is not revoked and has the same profile and serial."""
+    site_exists: bool
+    """False only if a site was named by an id that nobody knows."""
+
+
+def check_new(new: NewDevice, profile: Profile | None) -> Refusal | None:
+    """What speaks against `new` before the registry is looked at."""
+    faults: list[Fault] = []
+    if profile is None:
+        text = f"there is no profile {new.profile!r}; GET /api/v1/profiles lists them"
+        faults.append(Fault(reason=Reason.UNKNOWN_PROFILE, field="profile", text=text))
+    else:
+        faults += endpoint_faults(profile, new.endpoint)
+        faults += settings_faults(profile.settings, new.settings)
+    if new.credential is not None and new.credential not in AVAILABLE_KINDS:
+        text = f"credentials of kind {new.credential!r} cannot be made yet; ask for 'password', or leave it out"
+        faults.append(Fault(reason=Reason.CREDENTIAL_KIND_NOT_AVAILABLE, field="credential.kind", text=text))
+    return Refusal(faults=tuple(faults)) if faults else None
+
+
+def check_holdings(new: NewDevice, holdings: Holdings) -> Refusal | None:
+    """What the registry holds against `new`."""
+    faults: list[Fault] = []
+    if holdings.device_with_id is not None:
+        revoked = holdings.device_with_id.revoked is not None
+        text = f"there {'was' if revoked else 'is'} a device {new.id!r} already; an id is not given out twice"
+        faults.append(Fault(reason=Reason.DUPLICATE_ID, field="id", text=text))
+    elif holdings.device_with_serial is not None:
+        other = holdings.device_with_serial.id
+        text = f"{new.profile} with serial {new.serial!r} is registered as {other!r}; revoke that one first"
+        faults.append(Fault(reason=Reason.DUPLICATE_SERIAL, field="serial", text=text))
+    if not faults and not holdings.site_exists:
+        faults.append(unknown_site(new.site))
+    return Refusal(faults=tuple(faults)) if faults else None
+
+
+def check_change(device: Device, change: Change, profile: Profile | None, *, site_exists: bool) -> Refusal | None:
+    """What speaks against `change`; only the fields it touches are looked at."""
+    if device.revoked is not None:
+        text = f"{device.id!r} is revoked for good; register the hardware under a new id"
+        return Refusal(faults=(Fault(reason=Reason.REVOKED, field="", text=text),))
+    faults: list[Fault] = []
+    if profile is not None and "endpoint" in change.fields:
+        faults += endpoint_faults(profile, change.endpoint)
+    if profile is not None and "settings" in change.fields:
+        faults += settings_faults(profile.settings, merged(device.settings, change.settings))
+    if not site_exists:
+        faults.append(unknown_site(change.site))
+    return Refusal(faults=tuple(faults)) if faults else None
+
+
+def merged(settings: Mapping[str, float], change: Mapping[str, float | None]) -> dict[str, float]:
+    """`settings` with `change` laid over it; None takes a setting away."""
+    return {name: value for name, value in {**settings, **change}.items() if value is not None}
+
+
+def endpoint_faults(profile: Profile, endpoint: str | None) -> list[Fault]:
+    """An endpoint belongs to what is polled, and only to that."""
+    if endpoint is None:
+        if profile.transports != {POLLED}:
+            return []
+        text = f"{profile.id} is polled and needs its address: {FORMS}"
+        return [Fault(reason=Reason.ENDPOINT_REQUIRED, field="endpoint", text=text)]
+    if POLLED not in profile.transports:
+        ways = ", ".join(sorted(profile.transports))
+        text = f"{profile.id} calls us over {ways} and has no endpoint; leave it out"
+        return [Fault(reason=Reason.ENDPOINT_NOT_ALLOWED, field="endpoint", text=text)]
+    fault = endpoint_fault(endpoint)
+    return [Fault(reason=Reason.ENDPOINT_INVALID, field="endpoint", text=f"{endpoint!r} {fault}")] if fault else []
+
+
+def settings_faults(known: Mapping[str, Setting], settings: Mapping[str, float]) -> list[Fault]:
+    """Each setting must be one of the profile's, within its sensible range, and none that is required may lack."""
+    faults: list[Fault] = []
+    for name, value in settings.items():
+        setting = known.get(name)
+        if setting is None:
+            names = ", ".join(known) or "none at all"
+            text = f"{name!r} is no setting of this profile, which has {names}"
+            faults.append(Fault(reason=Reason.UNKNOWN_SETTING, field="settings", text=text))
+        elif not _within(value, setting):
+            text = f"{name} is {value:g} {setting.unit}; sensible is {_range(setting)}"
+            faults.append(Fault(reason=Reason.SETTING_OUT_OF_RANGE, field=f"settings.{name}", text=text))
+    for name, setting in known.items():
+        if setting.required and setting.default is None and name not in settings:
+            text = f"this profile cannot be used without {name} ({setting.title}, in {setting.unit})"
+            faults.append(Fault(reason=Reason.SETTING_REQUIRED, field=f"settings.{name}", text=text))
+    return faults
+
+
+def unknown_site(site: object) -> Fault:
+    """The named site does not exist."""
+    text = f"there is no site {site}; give name, lon, lat and datum to make one"
+    return Fault(reason=Reason.UNKNOWN_SITE, field="site.id", text=text)
+
+
+def _within(value: float, setting: Setting) -> bool:
+    low = setting.low if setting.low is not None else value
+    high = setting.high if setting.high is not None else value
+    return low <= value <= high
+
+
+def _range(setting: Setting) -> str:
+    low = "anything" if setting.low is None else f"{setting.low:g}"
+    high = "anything" if setting.high is None else f"{setting.high:g}"
+    return f"from {low} to {high} {setting.unit}"

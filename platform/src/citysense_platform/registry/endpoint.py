@@ -1,0 +1,73 @@
+"""The address under which a gateway polls a Modbus device: is it well-formed.
+
+Pure. Whether somebody answers there, and whether the gateway may call there, is the gateway's business.
+"""
+
+from __future__ import annotations
+
+import re
+from urllib.parse import SplitResult, parse_qsl, urlsplit
+
+FORMS = "modbus+tcp://host:port/unit, modbus+rtu-tcp://host:port/unit, modbus+tls://host:port/unit or modbus+rtu:///dev/ttyUSB0?baud=9600&parity=N&unit=1"
+_NETWORK = frozenset({"modbus+tcp", "modbus+rtu-tcp", "modbus+tls"})
+_SERIAL = "modbus+rtu"
+_PRINTABLE = re.compile(r"[!-~]+")
+_HOST = re.compile(r"[A-Za-z0-9._:%-]+")
+_TTY = re.compile(r"/dev/[A-Za-z0-9_./:-]+")
+_LINE = {"baud": re.compile(r"[1-9][0-9]{2,6}"), "parity": re.compile(r"[NEO]"), "stop": re.compile(r"[12]")}
+UNITS_TCP = range(256)
+"""255 is what many TCP devices call themselves; 0 is taken too."""
+UNITS_SERIAL = range(1, 248)
+"""On a line 0 is a broadcast, which nobody answers."""
+
+
+def endpoint_fault(endpoint: str) -> str | None:
+    """What is wrong with `endpoint`, in words for a person; None if nothing is."""
+    if not _PRINTABLE.fullmatch(endpoint):
+        return "holds a blank or a character that no address has"
+    try:
+        parts = urlsplit(endpoint)
+        port = parts.port
+    except ValueError as e:
+        return f"is no address ({e})"
+    if parts.scheme in _NETWORK:
+        return _network_fault(parts, port)
+    if parts.scheme == _SERIAL:
+        return _serial_fault(parts)
+    return f"begins with {parts.scheme + ':' if parts.scheme else 'no scheme'!r}; write {FORMS}"
+
+
+def _network_fault(parts: SplitResult, port: int | None) -> str | None:
+    if parts.username is not None or parts.query or parts.fragment:
+        return f"has more than host, port and unit; write {parts.scheme}://host:port/unit"
+    if not parts.hostname or not _HOST.fullmatch(parts.hostname):
+        return "names no host"
+    if not port:
+        return "names no port from 1 to 65535; Modbus TCP usually listens at 502"
+    if not _is_number_in(parts.path[1:], UNITS_TCP):
+        return f"ends with unit {parts.path[1:]!r}; the unit is a number from 0 to 255"
+    return None
+
+
+def _serial_fault(parts: SplitResult) -> str | None:
+    if parts.netloc or parts.fragment or not _TTY.fullmatch(parts.path) or ".." in parts.path:
+        return "names no serial port; write three slashes and the port: modbus+rtu:///dev/ttyUSB0?…"
+    try:
+        pairs = parse_qsl(parts.query, keep_blank_values=True, strict_parsing=True)
+    except ValueError:
+        pairs = []
+    values = dict(pairs)
+    if len(values) != len(pairs) or not _is_number_in(values.pop("unit", ""), UNITS_SERIAL):
+        return "names no unit from 1 to 247; write ?baud=9600&parity=N&unit=1"
+    for name, value in values.items():
+        form = _LINE.get(name)
+        if form is None:
+            return f"has {name!r}, which is none of baud, parity, stop, unit"
+        if not form.fullmatch(value):
+            return f"has {name}={value!r}; write ?baud=9600&parity=N&stop=1&unit=1 (parity N, E or O; stop 1 or 2)"
+    return None
+
+
+def _is_number_in(text: str, allowed: range) -> bool:
+    # isdigit alone also takes the digits of other scripts; the pattern of printable ASCII has excluded them.
+    return text.isdigit() and len(text) <= 3 and int(text) in allowed

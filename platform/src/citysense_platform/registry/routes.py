@@ -1,0 +1,178 @@
+"""/api/v1/devices and /api/v1/profiles: HTTP on one side, the registry on the other."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Body, Query
+
+from citysense_platform.api.openapi import problem_responses
+from citysense_platform.api.paging import DEFAULT_LIMIT, Cursor, Limit, Page, page
+from citysense_platform.api.problems import Problem
+from citysense_platform.registry.bodies import (
+    ChangeRequest,
+    DeviceBody,
+    DeviceRequest,
+    NewDeviceBody,
+    ProfileBody,
+    device_body,
+    new_device_body,
+    profile_body,
+)
+from citysense_platform.registry.decide import CONFLICTS, Refusal
+from citysense_platform.registry.device import Device
+from citysense_platform.registry.registry import Registry
+from citysense_profiles.catalogue import Catalogue
+
+_SITE = {"name": "Underpass 1", "lon": 113.45, "lat": 30.36, "datum": "wgs84"}
+_REQUEST = {
+    "id": "gauge-001",
+    "profile": "generic/water-gauge",
+    "site": _SITE,
+    "endpoint": None,
+    "serial": None,
+    "settings": {"mount.height": 250},
+    "credential": {"kind": "password"},
+}
+_DEVICE = {
+    **_REQUEST,
+    "kind": "waterlogging_gauge",
+    "site": {"id": 1, **_SITE},
+    "gateway": "gw-1",
+    "credential": {"kind": "password", "username": "gauge-001"},
+    "created": "2026-11-20T03:00:00.123Z",
+    "revoked": None,
+    "version": 1,
+}
+_FRESH = {**_DEVICE, "credential": {"kind": "password", "username": "gauge-001", "secret": "shown once"}}
+_NOT_FOUND = ("not_found", "there is no device 'gauge-001'")
+_UNKNOWN_PROFILE = ("unknown_profile", "there is no profile 'generic/gauge'; GET /api/v1/profiles lists them")
+_ENDPOINT = ("endpoint_not_allowed", "generic/water-gauge calls us over coap, mqtt and has no endpoint; leave it out")
+
+
+def registry_routes(registry: Registry, catalogue: Catalogue) -> APIRouter:
+    """The routes of devices and profiles."""
+    router = APIRouter(prefix="/api/v1")
+    _add_devices(router, registry, catalogue)
+    _add_changes(router, registry, catalogue)
+    _add_profiles(router, catalogue)
+    return router
+
+
+def _add_devices(router: APIRouter, registry: Registry, catalogue: Catalogue) -> None:
+    @router.post(
+        "/devices",
+        tags=["devices"],
+        status_code=201,
+        summary="Register a device",
+        response_model=NewDeviceBody,
+        responses={
+            201: _example("Registered; the secret is shown this once", _FRESH),
+            **problem_responses(
+                {409: ("duplicate_id", "there is a device 'gauge-001' already"), 422: _UNKNOWN_PROFILE},
+            ),
+        },
+    )
+    async def provision(body: Annotated[DeviceRequest, Body(examples=[_REQUEST])]) -> dict[str, Any]:
+        """A site of the same name and position is used again, else it is made."""
+        outcome = await registry.provision(body.new_device())
+        if isinstance(outcome, Refusal):
+            raise _refused(outcome)
+        return new_device_body(outcome, catalogue.get(outcome.device.profile))
+
+    @router.get(
+        "/devices",
+        tags=["devices"],
+        summary="List devices",
+        response_model=Page[DeviceBody],
+        responses={200: _example("Devices by id, revoked ones too", {"items": [_DEVICE], "next": None})},
+    )
+    async def devices(
+        profile: Annotated[str | None, Query(max_length=200)] = None,
+        site: Annotated[int | None, Query(ge=1, le=2**63 - 1, description="Id of a site.")] = None,
+        limit: Limit = DEFAULT_LIMIT,
+        cursor: Cursor = None,
+    ) -> dict[str, Any]:
+        rows = await registry.devices(profile=profile, site=site, after=cursor, limit=limit + 1)
+        listed = page(rows, limit, lambda device: device.id)
+        return {**listed, "items": [device_body(device, catalogue.get(device.profile)) for device in listed["items"]]}
+
+    @router.get(
+        "/devices/{device_id}",
+        tags=["devices"],
+        summary="Show a device",
+        response_model=DeviceBody,
+        responses={200: _example("The device", _DEVICE), **problem_responses({404: _NOT_FOUND})},
+    )
+    async def device(device_id: str) -> dict[str, Any]:
+        """Revoked ones stay readable."""
+        return _shown(await registry.device(device_id), device_id, catalogue)
+
+
+def _add_changes(router: APIRouter, registry: Registry, catalogue: Catalogue) -> None:
+    @router.patch(
+        "/devices/{device_id}",
+        tags=["devices"],
+        summary="Change a device's endpoint, settings or site",
+        response_model=DeviceBody,
+        responses={
+            200: _example("As it is now", _DEVICE),
+            **problem_responses(
+                {
+                    404: _NOT_FOUND,
+                    409: ("revoked", "'gauge-001' is revoked for good; register the hardware under a new id"),
+                    422: _ENDPOINT,
+                }
+            ),
+        },
+    )
+    async def change(
+        device_id: str, body: Annotated[ChangeRequest, Body(examples=[{"settings": {"mount.height": 255}}])]
+    ) -> dict[str, Any]:
+        """The gateway learns it within a second. What was measured before stays as it was stored."""
+        outcome = await registry.change(device_id, body.change())
+        if isinstance(outcome, Refusal):
+            raise _refused(outcome)
+        return _shown(outcome, device_id, catalogue)
+
+    @router.post(
+        "/devices/{device_id}/revoke",
+        tags=["devices"],
+        summary="Take a device out of use for good",
+        response_model=DeviceBody,
+        responses={
+            200: _example(
+                "Revoked", {**_DEVICE, "credential": None, "revoked": "2026-11-21T08:00:00.000Z", "version": 2}
+            ),
+            **problem_responses({404: _NOT_FOUND}),
+        },
+    )
+    async def revoke(device_id: str) -> dict[str, Any]:
+        """Its credentials end with it. Doing it again changes nothing."""
+        return _shown(await registry.revoke(device_id), device_id, catalogue)
+
+
+def _add_profiles(router: APIRouter, catalogue: Catalogue) -> None:
+    @router.get(
+        "/profiles", tags=["profiles"], summary="List the profiles devices can have", response_model=Page[ProfileBody]
+    )
+    async def profiles() -> dict[str, Any]:
+        """All of them, on one page."""
+        return {"items": [profile_body(profile) for profile in catalogue], "next": None}
+
+
+def _shown(device: Device | None, device_id: str, catalogue: Catalogue) -> dict[str, Any]:
+    if device is None:
+        raise Problem(404, "not_found", f"there is no device {device_id!r}")
+    return device_body(device, catalogue.get(device.profile))
+
+
+def _refused(refusal: Refusal) -> Problem:
+    first = refusal.faults[0]
+    status = 409 if first.reason in CONFLICTS else 422
+    errors = [{"field": fault.field, "message": fault.text} for fault in refusal.faults]
+    return Problem(status, first.reason.value, first.text, errors=errors)
+
+
+def _example(description: str, body: object) -> dict[str, Any]:
+    return {"description": description, "content": {"application/json": {"example": body}}}

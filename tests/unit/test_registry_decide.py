@@ -1,0 +1,203 @@
+"""The registry's decisions, against the profiles that ship."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from citysense_platform.registry.decide import (
+    Holdings,
+    Reason,
+    Refusal,
+    check_change,
+    check_holdings,
+    check_new,
+    merged,
+    settings_faults,
+)
+from citysense_platform.registry.device import Change, Device, NewDevice, Place
+from citysense_platform.registry.endpoint import endpoint_fault
+from citysense_profiles.catalogue import load_catalogue
+from citysense_profiles.profile import Setting
+
+CATALOGUE = load_catalogue()
+PLACE = Place(name="Underpass 1", lon=113.45, lat=30.36, datum="wgs84")
+GAUGE = NewDevice(
+    id="gauge-001",
+    profile="generic/water-gauge",
+    site=PLACE,
+    endpoint=None,
+    serial=None,
+    settings={"mount.height": 250.0},
+    credential="password",
+)
+POLLED = NewDevice(
+    id="gauge-002",
+    profile="dfrobot/sen0676",
+    site=3,
+    endpoint="modbus+tcp://192.0.2.7:502/1",
+    serial=None,
+    settings={},
+    credential=None,
+)
+REGISTERED = Device(
+    id="gauge-001",
+    profile="generic/water-gauge",
+    site=None,
+    gateway="gw-1",
+    endpoint=None,
+    serial="S1",
+    settings={"mount.height": 250.0},
+    credential="password",
+    salt=b"",
+    digest=b"",
+    created=0,
+    revoked=None,
+    version=1,
+)
+NOTHING = Holdings(device_with_id=None, device_with_serial=None, site_exists=True)
+
+
+def reasons(refusal: Refusal | None) -> list[Reason]:
+    return [] if refusal is None else [fault.reason for fault in refusal.faults]
+
+
+@pytest.mark.parametrize(
+    "new", [GAUGE, POLLED, replace(GAUGE, credential=None, site=None)], ids=lambda new: str(new.id)
+)
+def test_sound_requests_pass(new: NewDevice) -> None:
+    assert check_new(new, CATALOGUE.get(new.profile)) is None
+    assert check_holdings(new, NOTHING) is None
+
+
+@pytest.mark.parametrize(
+    ("new", "expected"),
+    [
+        (replace(GAUGE, profile="acme/none"), [Reason.UNKNOWN_PROFILE]),
+        (replace(GAUGE, endpoint="modbus+tcp://192.0.2.7:502/1"), [Reason.ENDPOINT_NOT_ALLOWED]),
+        (replace(POLLED, endpoint=None), [Reason.ENDPOINT_REQUIRED]),
+        (replace(POLLED, endpoint="modbus+tcp://192.0.2.7/1"), [Reason.ENDPOINT_INVALID]),
+        (replace(GAUGE, settings={"mount.width": 1.0}), [Reason.UNKNOWN_SETTING]),
+        (replace(GAUGE, credential="x509"), [Reason.CREDENTIAL_KIND_NOT_AVAILABLE]),
+        (
+            replace(GAUGE, endpoint="x", settings={"a.b": 1.0, "c.d": 2.0}, credential="psk"),
+            [
+                Reason.ENDPOINT_NOT_ALLOWED,
+                Reason.UNKNOWN_SETTING,
+                Reason.UNKNOWN_SETTING,
+                Reason.CREDENTIAL_KIND_NOT_AVAILABLE,
+            ],
+        ),
+    ],
+)
+def test_every_fault_of_a_request_is_named(new: NewDevice, expected: list[Reason]) -> None:
+    assert reasons(check_new(new, CATALOGUE.get(new.profile))) == expected
+
+
+@pytest.mark.parametrize(
+    ("holdings", "expected"),
+    [
+        (replace(NOTHING, device_with_id=REGISTERED), [Reason.DUPLICATE_ID]),
+        (replace(NOTHING, device_with_id=replace(REGISTERED, revoked=5)), [Reason.DUPLICATE_ID]),
+        (replace(NOTHING, device_with_serial=REGISTERED), [Reason.DUPLICATE_SERIAL]),
+        (replace(NOTHING, site_exists=False), [Reason.UNKNOWN_SITE]),
+        (
+            replace(NOTHING, device_with_id=REGISTERED, device_with_serial=REGISTERED, site_exists=False),
+            [Reason.DUPLICATE_ID],
+        ),
+    ],
+)
+def test_what_is_registered_already_speaks_against_it(holdings: Holdings, expected: list[Reason]) -> None:
+    assert reasons(check_holdings(GAUGE, holdings)) == expected
+
+
+def setting(*, low: float | None = None, high: float | None = None, required: bool = False) -> dict[str, Setting]:
+    one = Setting(name="a.b", title="A", unit="cm", default=None, required=required, low=low, high=high)
+    return {"a.b": one}
+
+
+def test_settings_keep_to_their_range_and_required_ones_must_be_there() -> None:
+    assert [f.reason for f in settings_faults(setting(low=0, high=9), {"a.b": 9.5})] == [Reason.SETTING_OUT_OF_RANGE]
+    assert settings_faults(setting(low=0, high=9), {"a.b": 9.0}) == []
+    assert settings_faults(setting(low=0), {"a.b": 1e9}) == []
+    assert [f.reason for f in settings_faults(setting(required=True), {})] == [Reason.SETTING_REQUIRED]
+    assert settings_faults(setting(), {}) == []
+
+
+def test_change_looks_at_what_it_touches_only() -> None:
+    gauge = CATALOGUE["generic/water-gauge"]
+    polled = CATALOGUE["dfrobot/sen0676"]
+    endpoint = Change(fields=frozenset({"endpoint"}), endpoint="modbus+tcp://192.0.2.7:502/1")
+    assert reasons(check_change(REGISTERED, endpoint, gauge, site_exists=True)) == [Reason.ENDPOINT_NOT_ALLOWED]
+    assert check_change(replace(REGISTERED, profile=polled.id), endpoint, polled, site_exists=True) is None
+    assert check_change(REGISTERED, Change(fields=frozenset()), gauge, site_exists=True) is None
+    away = Change(fields=frozenset({"endpoint"}), endpoint=None)
+    assert reasons(check_change(REGISTERED, away, polled, site_exists=True)) == [Reason.ENDPOINT_REQUIRED]
+    nowhere = Change(fields=frozenset({"site"}), site=77)
+    assert reasons(check_change(REGISTERED, nowhere, gauge, site_exists=False)) == [Reason.UNKNOWN_SITE]
+
+
+def test_revoked_devices_do_not_change() -> None:
+    change = Change(fields=frozenset({"settings"}), settings={"mount.height": 1.0})
+    revoked = replace(REGISTERED, revoked=5)
+    assert reasons(check_change(revoked, change, CATALOGUE[revoked.profile], site_exists=True)) == [Reason.REVOKED]
+
+
+def test_merged_settings_lose_what_is_null() -> None:
+    assert merged({"a": 1.0, "b": 2.0}, {"b": None, "c": 3.0, "d": None}) == {"a": 1.0, "c": 3.0}
+
+
+@pytest.mark.parametrize(
+    "endpoint",
+    [
+        "modbus+tcp://192.0.2.7:502/1",
+        "modbus+tcp://pile-7.example:5020/255",
+        "modbus+tcp://[2001:db8::7]:502/0",
+        "modbus+rtu-tcp://192.0.2.7:4001/17",
+        "modbus+tls://192.0.2.7:802/1",
+        "modbus+rtu:///dev/ttyUSB0?baud=9600&parity=N&unit=1",
+        "modbus+rtu:///dev/serial/by-id/usb-1?baud=19200&parity=E&stop=1&unit=247",
+    ],
+)
+def test_endpoints_that_are_fine(endpoint: str) -> None:
+    assert endpoint_fault(endpoint) is None
+
+
+@pytest.mark.parametrize(
+    ("endpoint", "words"),
+    [
+        ("", "blank"),
+        ("modbus+tcp://192.0.2.7:502/1 ", "blank"),
+        ("http://192.0.2.7:502/1", "begins with 'http:'"),
+        ("192.0.2.7", "no scheme"),
+        ("modbus+tcp://192.0.2.7/1", "no port"),
+        ("modbus+tcp://192.0.2.7:0/1", "no port"),
+        ("modbus+tcp://192.0.2.7:70000/1", "is no address"),
+        ("modbus+tcp://[192.0.2.7:502/1", "is no address"),
+        ("modbus+tcp://192.0.2.7:502", "unit"),
+        ("modbus+tcp://192.0.2.7:502/256", "unit"),
+        ("modbus+tcp://192.0.2.7:502/1/2", "unit"),
+        ("modbus+tcp://192.0.2.7:502/1?a=1", "more than"),
+        ("modbus+tcp://me:hush@192.0.2.7:502/1", "more than"),
+        ("modbus+tcp://:502/1", "no host"),
+        ("modbus+rtu:///etc/passwd?unit=1", "no serial port"),
+        ("modbus+rtu:///dev/../etc/passwd?unit=1", "no serial port"),
+        ("modbus+rtu://dev/ttyUSB0?unit=1", "no serial port"),
+        ("modbus+rtu:///dev/ttyUSB0?baud=9600", "no unit"),
+        ("modbus+rtu:///dev/ttyUSB0?unit=0", "no unit"),
+        ("modbus+rtu:///dev/ttyUSB0?unit=1&unit=2", "no unit"),
+        ("modbus+rtu:///dev/ttyUSB0?unit=1&speed=9600", "'speed'"),
+        ("modbus+rtu:///dev/ttyUSB0?unit=1&parity=X", "parity='X'"),
+    ],
+)
+def test_endpoints_that_are_not(endpoint: str, words: str) -> None:
+    assert words in (endpoint_fault(endpoint) or "")
+
+
+@given(st.text(max_size=60) | st.text(max_size=40).map(lambda tail: f"modbus+tcp://{tail}"))
+def test_any_text_gets_a_verdict(endpoint: str) -> None:
+    fault = endpoint_fault(endpoint)
+    assert fault is None or fault
