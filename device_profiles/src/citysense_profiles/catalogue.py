@@ -1,0 +1,88 @@
+"""All profiles by id: those that ship with this package and a city's own.
+
+Owns finding the files, the rule that an id is the file's path, and the claims that may exist once only. Loads all or
+nothing: one wrong file stops with a `ProfileError`, since a gateway that silently misses a profile loses readings.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+from citysense_profiles.compiler import parse_profile
+from citysense_profiles.errors import ProfileError
+from citysense_profiles.profile import Profile
+from citysense_profiles.vocabulary import load_vocabulary
+
+OWN_CATALOGUE = Path(__file__).with_name("catalog")
+EXAMPLE_FOLDER = "_example"
+"""Holds the commented example for authors: checked like the rest, never offered."""
+
+
+class Catalogue:
+    """Profiles by id, in alphabetical order."""
+
+    def __init__(self, profiles: Mapping[str, Profile]) -> None:
+        self._profiles = dict(sorted(profiles.items()))
+
+    def __getitem__(self, profile_id: str) -> Profile:
+        try:
+            return self._profiles[profile_id]
+        except KeyError:
+            raise KeyError(f"no profile {profile_id!r}; known: {', '.join(self._profiles)}") from None
+
+    def get(self, profile_id: str) -> Profile | None:
+        """The profile of that id, None if there is none."""
+        return self._profiles.get(profile_id)
+
+    def __iter__(self) -> Iterator[Profile]:
+        return iter(self._profiles.values())
+
+    def __contains__(self, profile_id: object) -> bool:
+        return profile_id in self._profiles
+
+    def __len__(self) -> int:
+        return len(self._profiles)
+
+    def ids(self) -> tuple[str, ...]:
+        """All ids, in alphabetical order."""
+        return tuple(self._profiles)
+
+
+def load_catalogue(extra: Path | None = None) -> Catalogue:
+    """Our profiles and those below `extra` (same layout: <vendor>/<model>.yaml). Raises ProfileError on any wrong file."""
+    profiles: dict[str, Profile] = {}
+    claims: dict[tuple[str, str, str], str] = {}
+    for root in (OWN_CATALOGUE,) if extra is None else (OWN_CATALOGUE, extra):
+        if not root.is_dir():
+            raise ProfileError("not a folder; give the folder that holds <vendor>/<model>.yaml", file=str(root))
+        for path in sorted(root.glob("*/*.yaml")):
+            if path.parent.name == EXAMPLE_FOLDER:
+                continue
+            profile = load_profile(path, root)
+            if profile.id in profiles:
+                raise ProfileError(f"id {profile.id} exists already", file=str(path), field="id")
+            product = profile.product
+            claim = (product.vendor.casefold(), product.model.casefold(), product.firmware.casefold())
+            if claim in claims:
+                raise ProfileError(
+                    f"{product.vendor} {product.model}, firmware {product.firmware}, is claimed by {claims[claim]} already",
+                    file=str(path),
+                    field="product",
+                )
+            claims[claim] = profile.id
+            profiles[profile.id] = profile
+    return Catalogue(profiles)
+
+
+def load_profile(path: Path, root: Path) -> Profile:
+    """One file below `root`. Raises ProfileError naming it, also where it cannot be read."""
+    file = path.relative_to(root).as_posix()
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ProfileError(f"cannot be read: {error}", file=str(path)) from error
+    profile = parse_profile(text, file, load_vocabulary())
+    if f"{profile.id}.yaml" != file:
+        raise ProfileError(f"id {profile.id} belongs into {profile.id}.yaml", file=file, field="id")
+    return profile
