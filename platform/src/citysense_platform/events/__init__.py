@@ -1,0 +1,1 @@
+"""Events as searchable rows: sightings, lock events, dead letters, tombstones."""
