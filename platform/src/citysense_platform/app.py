@@ -1,0 +1,224 @@
+"""The platform process: wires log, city.db, stores, rules and the API, and stops them in order."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import contextlib
+import gc
+import logging
+import os
+import random
+import signal
+import socket
+import sys
+from collections.abc import Collection, Coroutine, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import uvicorn
+
+from citysense.clock import Clock, SystemClock
+from citysense.crash_points import CrashPoints
+from citysense.durable_log import DurableLog
+from citysense.errors import CitysenseError, SetupError, StorageError
+from citysense.keys import load_or_create_key, load_or_create_secret, token_digest
+from citysense.log_lines import log_to_stderr
+from citysense.parent import end_with_parent
+from citysense_platform.city.database import City
+from citysense_platform.ingest.log import platform_log
+from citysense_platform.parts import Parts, build_parts
+from citysense_profiles.reading import ReadingClass
+
+log = logging.getLogger("citysense_platform.app")
+
+GATEWAY = "gateway-1"
+"""The one gateway of a single box; more of them are enrolled through the registry."""
+KEEP_OFFSETS = 100_000
+"""Records kept in log.db behind the slowest reader: some minutes of a storm, to look at what a rule has just judged."""
+TRIM_SECONDS = 60.0
+STOP_SECONDS = 5
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PlatformSettings:
+    """What the process is told on its command line."""
+
+    data: Path
+    bind: str
+    api_port: int
+    influx: str | None
+    influx_token: str
+    rules: Path | None
+    speed: float
+    responsible_unit: str
+    tls_cert: Path | None
+    tls_key: Path | None
+
+
+class Platform:
+    """One run of the process."""
+
+    def __init__(self, settings: PlatformSettings, clock: Clock, crash: CrashPoints) -> None:
+        self._settings = settings
+        self._clock = clock
+        self._crash = crash
+        self._tasks: list[asyncio.Task[None]] = []
+
+    async def run(self) -> None:
+        """Serve until SIGTERM or SIGINT. Raises CitysenseError when it cannot start or a part of it has failed."""
+        settings = self._settings
+        stop = asyncio.Event()
+        for signum in (signal.SIGTERM, signal.SIGINT):
+            asyncio.get_running_loop().add_signal_handler(signum, stop.set)
+        listener = listen(settings.bind, settings.api_port)
+        admin = load_or_create_secret(settings.data / "admin-token")
+        gateway = load_or_create_secret(settings.data / "gateway-token")
+        load_or_create_key(settings.data / "keys" / "pseudonym.key")
+        log_file = platform_log(settings.data / "log.db", clock=self._clock, crash=self._crash)
+        city = City(f"sqlite:///{settings.data / 'city.db'}", crash=self._crash)
+        async with contextlib.AsyncExitStack() as closing:
+            closing.callback(listener.close)
+            log_file.open()
+            closing.callback(log_file.close)
+            await asyncio.to_thread(city.open)
+            closing.callback(city.close)
+            parts = await build_parts(
+                settings,
+                log_file=log_file,
+                city=city,
+                clock=self._clock,
+                crash=self._crash,
+                admin_digest=token_digest(admin),
+                jitter=random.Random(),  # noqa: S311 - spreads retries
+            )
+            closing.push_async_callback(parts.close)
+            await parts.gateways.ensure_gateway(GATEWAY, gateway)
+            await self._serve(parts, log_file, listener, stop)
+
+    async def _serve(self, parts: Parts, log_file: DurableLog, listener: socket.socket, stop: asyncio.Event) -> None:
+        server = _server(parts, self._settings)
+        for name, work in {**parts.work, **parts.endless}.items():
+            self._start(name, work)
+        self._start("upkeep", self._tend(log_file))
+        self._start("api", server.serve(sockets=[listener]))
+        waiting = asyncio.create_task(stop.wait(), name="stop")
+        log.info("ready on %s:%d", self._settings.bind, listener.getsockname()[1])
+        done, _ = await asyncio.wait([waiting, *self._tasks], return_when=asyncio.FIRST_COMPLETED)
+        parts.stop()
+        server.should_exit = True
+        waiting.cancel()
+        await self._finish({"upkeep", *parts.endless})
+        failed = [task for task in done if task is not waiting]
+        if failed and not stop.is_set():
+            names = ", ".join(task.get_name() for task in failed)
+            raise CitysenseError(f"{names} ended by itself; the process starts anew") from failed[0].exception()
+
+    def _start(self, name: str, work: Coroutine[Any, Any, None]) -> None:
+        self._tasks.append(asyncio.create_task(work, name=name))
+
+    async def _finish(self, endless: Collection[str]) -> None:
+        """Cancel what never ends, give the rest a moment to end by itself, then cancel what is left."""
+        for task in self._tasks:
+            if task.get_name() in endless:
+                task.cancel()
+        _, slow = await asyncio.wait(self._tasks, timeout=STOP_SECONDS)
+        for task in slow:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    async def _tend(self, log_file: DurableLog) -> None:
+        """Each second: heal after a full disk; each minute: trim what every reader has finished."""
+        trimmed = self._clock.monotonic()
+        while True:
+            await asyncio.sleep(1.0)
+            try:
+                await log_file.tend()
+                if self._clock.monotonic() - trimmed >= TRIM_SECONDS:
+                    trimmed = self._clock.monotonic()
+                    for cls in (ReadingClass.SAFETY, ReadingClass.STATE):
+                        await log_file.trim(cls, ["rules", "store", "events"], keep=KEEP_OFFSETS)
+                    await log_file.trim(ReadingClass.BULK, ["store", "events"], keep=KEEP_OFFSETS)
+            except StorageError as e:
+                log.error("upkeep of the log: %s", e)
+
+
+class _Server(uvicorn.Server):
+    """Uvicorn without signal handlers of its own: the process decides the order in which things stop."""
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Leave the signals alone."""
+        yield
+
+
+def _server(parts: Parts, settings: PlatformSettings) -> _Server:
+    tls: dict[str, Any] = {}
+    if settings.tls_cert is not None and settings.tls_key is not None:
+        tls = {"ssl_certfile": str(settings.tls_cert), "ssl_keyfile": str(settings.tls_key)}
+    config = uvicorn.Config(
+        parts.api,
+        lifespan="off",
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        date_header=False,
+        timeout_keep_alive=75,
+        timeout_graceful_shutdown=STOP_SECONDS - 1,
+        **tls,
+    )
+    return _Server(config)
+
+
+def listen(address: str, port: int) -> socket.socket:
+    """A bound socket. Raises SetupError naming address and port."""
+    family = socket.AF_INET6 if ":" in address else socket.AF_INET
+    listener = socket.socket(family, socket.SOCK_STREAM)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind((address, port))
+    except OSError as e:
+        listener.close()
+        raise SetupError(
+            f"{address} port {port} (API) cannot be opened ({e.strerror}); choose another with --api-port"
+        ) from e
+    listener.setblocking(False)
+    return listener
+
+
+def parse(argv: Sequence[str] | None) -> PlatformSettings:
+    """The command line of the process; people use `citysense up`."""
+    parser = argparse.ArgumentParser(prog="python -m citysense_platform.app", description=__doc__)
+    parser.add_argument("--data", type=Path, required=True, metavar="DIR")
+    parser.add_argument("--bind", default="127.0.0.1", metavar="ADDRESS")
+    parser.add_argument("--api-port", type=int, default=8080, metavar="PORT")
+    parser.add_argument("--influx", metavar="URL")
+    parser.add_argument("--rules", type=Path, metavar="FILE")
+    parser.add_argument("--speed", type=float, default=1.0, metavar="X")
+    parser.add_argument("--responsible-unit", default="值班室 / duty office", metavar="NAME")
+    parser.add_argument("--tls-cert", type=Path, metavar="FILE")
+    parser.add_argument("--tls-key", type=Path, metavar="FILE")
+    given = parser.parse_args(argv)
+    return PlatformSettings(**vars(given), influx_token=os.environ.get("CITYSENSE_INFLUX_TOKEN", ""))
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the process; 0 after a clean stop, 1 with the reason as the last line."""
+    end_with_parent(os.environ)
+    log_to_stderr()
+    settings = parse(argv)
+    # Requests make no cycles worth finding: collecting seldom keeps the long pauses out of the latency.
+    gc.set_threshold(50_000, 20, 100)
+    gc.freeze()
+    try:
+        asyncio.run(Platform(settings, SystemClock(), CrashPoints.from_environment(os.environ)).run())
+    except CitysenseError as e:
+        cause = f" ({e.__cause__!r})" if e.__cause__ is not None and not isinstance(e, SetupError) else ""
+        print(f"{e}{cause}", file=sys.stderr)  # noqa: T201 - the supervisor shows this line
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,1 @@
+"""Unified dispatch: the cases that stand in front of the units that must act."""

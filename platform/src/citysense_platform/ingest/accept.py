@@ -1,0 +1,126 @@
+"""What becomes of each item of a gateway's batch. Pure.
+
+Owns the examination of items (readable? from a device of this gateway?), the memory of what a spool has submitted, and
+the answer. A refused item is not remembered: the gateway keeps it as a dead letter, which comes here like any record.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+
+import msgspec
+
+from citysense import wire
+from citysense.durable_log import Entry
+from citysense_platform.ingest.intervals import Interval, covers, fuse_oldest, union
+from citysense_platform.registry.roster import Assigned
+from citysense_profiles.reading import ReadingClass
+
+Assignment = Callable[[str, str], Assigned | None]
+"""What a device is, for (gateway, device); None if that gateway may not speak for it."""
+
+KEEP_INTERVALS = 64
+"""Intervals remembered per lane of a spool. The lanes of a spool share their offsets, so each batch usually leaves a gap
+that belongs to other lanes. A gateway sends a lane in order and one batch at a time: whatever lies below the last few
+dozen batches is settled, and its gaps may be closed."""
+
+
+class BatchMalformed(ValueError):
+    """The batch breaks the protocol; the text says how."""
+
+
+class Reason(StrEnum):
+    """Why an item is refused, for ever."""
+
+    UNDECODABLE = "undecodable"
+    NOT_ASSIGNED = "not_assigned"
+    """The gateway may not speak for the device, or not any more."""
+    NOT_FOR_GATEWAYS = "not_for_gateways"
+    """A kind of record that only the platform makes."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Examined:
+    """One item: what will be appended to the log if it is new, or why it is refused."""
+
+    offset: int
+    outcome: Entry | Reason
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Decision:
+    """The answer, what to append, and which offsets have been accepted from now on (at most KEEP_INTERVALS)."""
+
+    answer: wire.Answer
+    entries: Sequence[Entry]
+    seen: Sequence[Interval]
+    duplicates: int
+
+
+def examine(batch: wire.Batch, cls: ReadingClass, gateway: str, assignment: Assignment) -> list[Examined]:
+    """Look at every item. Raises BatchMalformed when offsets do not rise."""
+    previous = 0
+    for offset, _ in batch.items:
+        if offset <= previous:
+            raise BatchMalformed(f"offset {offset} after {previous}: the items of a batch come in rising order, from 1")
+        previous = offset
+    return [Examined(offset=offset, outcome=_examine(body, cls, gateway, assignment)) for offset, body in batch.items]
+
+
+def decide(items: Sequence[Examined], seen: Sequence[Interval]) -> Decision:
+    """Sort items into new, known and refused; see `Answer`, where every offset stands exactly once.
+
+    `seen` holds what was accepted before. What was accepted once stays accepted, also from a device that has left.
+    What lies between two neighbours of a batch belongs to other lanes of the spool; a run of accepted items is
+    therefore remembered, and answered, as one interval.
+    """
+    entries: list[Entry] = []
+    refused: list[tuple[int, str]] = []
+    accepted: list[Interval] = []
+    duplicates = 0
+    in_run = False
+    for item in items:
+        known = covers(seen, item.offset)
+        if isinstance(item.outcome, Reason) and not known:
+            refused.append((item.offset, str(item.outcome)))
+            in_run = False
+            continue
+        if isinstance(item.outcome, Entry) and not known:
+            entries.append(item.outcome)
+        duplicates += known
+        low = accepted.pop()[0] if in_run else item.offset
+        accepted.append((low, item.offset))
+        in_run = True
+    return Decision(
+        answer=wire.Answer(accepted=accepted, rejected=refused),
+        entries=entries,
+        seen=fuse_oldest(union([*seen, *accepted]), KEEP_INTERVALS),
+        duplicates=duplicates,
+    )
+
+
+def _examine(data: bytes, cls: ReadingClass, gateway: str, assignment: Assignment) -> Entry | Reason:
+    try:
+        body = wire.decode_body(data)
+    except ValueError:
+        return Reason.UNDECODABLE
+    match body:
+        case wire.Readings():
+            assigned = assignment(gateway, body.device)
+            if assigned is None:
+                return Reason.NOT_ASSIGNED
+            resolved = msgspec.structs.replace(
+                body, site=assigned.site, kind=assigned.kind or body.kind, gateway=gateway
+            )
+            time = body.samples[0].time if body.samples else body.received
+            return Entry(cls=cls, body=wire.encode(resolved), device=body.device, time=time)
+        case wire.DeadLetter():
+            marked = msgspec.structs.replace(body, gateway=gateway)
+            return Entry(cls=cls, body=wire.encode(marked), device=body.device, time=body.received)
+        case wire.Tombstone():
+            # Also of a device that has left this gateway: a loss on record must not get lost itself.
+            return Entry(cls=cls, body=data, device=body.device, time=body.last)
+        case wire.Tick():
+            return Reason.NOT_FOR_GATEWAYS

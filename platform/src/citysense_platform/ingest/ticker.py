@@ -1,0 +1,64 @@
+"""Writes into the log that a second has passed.
+
+Rules wait by these records and not by a clock, so that a replay of the log gives the same alerts. Each lane that rules
+read gets its own: a lane is a complete story by itself, however far the readers of the others are.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import sqlite3
+
+from citysense import wire
+from citysense.clock import Clock
+from citysense.durable_log import DurableLog, Entry
+from citysense.errors import StorageClosed, StorageError
+from citysense_profiles.reading import ReadingClass
+
+log = logging.getLogger(__name__)
+
+PERIOD_S = 1.0
+
+
+class Ticker:
+    """Appends one tick per second to the safety and the state lane."""
+
+    def __init__(self, log: DurableLog, clock: Clock) -> None:
+        self._log = log
+        self._clock = clock
+        self._missed = 0
+
+    async def run(self) -> None:
+        """Tick until cancelled; returns when the log has been closed. A second that was missed is not made up for."""
+        due = self._clock.monotonic()
+        while True:
+            try:
+                await self.tick()
+            except StorageClosed:
+                return
+            except StorageError as e:
+                self._missed += 1
+                if self._missed == 1:
+                    log.error("ticker: the log takes no ticks, so no rule's hold ends until it does: %s", e)
+            else:
+                if self._missed:
+                    log.warning("ticker: the log takes ticks again, %d were missed", self._missed)
+                self._missed = 0
+            now = self._clock.monotonic()
+            due = max(due + PERIOD_S, now)
+            await asyncio.sleep(due - now)
+
+    async def tick(self) -> None:
+        """Append one tick now. Raises StorageError."""
+        time = self._clock.now_ms()
+        body = wire.encode(wire.Tick(time=time))
+
+        def plan(_: sqlite3.Connection) -> tuple[list[Entry], None]:
+            lanes = [ReadingClass.SAFETY]
+            if not self._log.short_of_space:
+                # Else it would be given up like a reading, and stand among the losses as one.
+                lanes.append(ReadingClass.STATE)
+            return [Entry(cls=lane, body=body, device="", time=time) for lane in lanes], None
+
+        await self._log.append(plan, urgent=True)

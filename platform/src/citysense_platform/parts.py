@@ -1,0 +1,258 @@
+"""The parts of the platform and how they are joined. Opens and closes them; decides nothing."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, Protocol
+
+from fastapi import FastAPI
+from prometheus_client import CollectorRegistry
+
+from citysense import wire
+from citysense.clock import Clock
+from citysense.crash_points import CrashPoints
+from citysense.durable_log import DurableLog
+from citysense_platform.alerts.book import AlertBook
+from citysense_platform.alerts.queries import Alerts
+from citysense_platform.alerts.routes import alerts_routes
+from citysense_platform.api.app import build_api
+from citysense_platform.api.health import Health, health_routes
+from citysense_platform.api.metrics import metrics_routes
+from citysense_platform.city.database import City
+from citysense_platform.dispatch.queries import CaseFilter, Cases
+from citysense_platform.dispatch.routes import dispatch_routes
+from citysense_platform.events.event_store import EventStore
+from citysense_platform.events.routes import event_routes
+from citysense_platform.events.writer import EventWriter
+from citysense_platform.ingest.gateways import GatewayStates
+from citysense_platform.ingest.log import IngestLog
+from citysense_platform.ingest.routes import ingest_routes
+from citysense_platform.ingest.ticker import Ticker
+from citysense_platform.operation.figures import GatewayFigures, PlatformFigures
+from citysense_platform.operation.status import Status, by_prefix, frame_to_case, status_routes
+from citysense_platform.registry.gateways import Gateways
+from citysense_platform.registry.registry import Registry, random_password, random_salt
+from citysense_platform.registry.roster import RosterSource
+from citysense_platform.registry.routes import registry_routes
+from citysense_platform.rules.model import load_pack
+from citysense_platform.rules.runner import RulesRunner
+from citysense_platform.store.embedded import EmbeddedStore
+from citysense_platform.store.follower import Progress
+from citysense_platform.store.influx import InfluxStore, RefusedPoint
+from citysense_platform.store.influx_server import parse_target
+from citysense_platform.store.port import TelemetryStore
+from citysense_platform.store.routes import telemetry_routes
+from citysense_platform.store.writer import StoreWriter
+from citysense_profiles.catalogue import load_catalogue
+from citysense_profiles.reading import ReadingClass
+from citysense_profiles.vocabulary import load_vocabulary
+
+DEFAULT_PACK = Path(__file__).parent / "rules" / "packs" / "default.yaml"
+SILENT_MS = 5_000
+"""A gateway gives a sign of life each second; five missed ones are no coincidence."""
+LAG_LIMIT_S = 10.0
+"""No progress for ten seconds is a fault (a tick of the log reaches the rules every second)."""
+
+
+class Options(Protocol):
+    """What the parts need of the process's settings."""
+
+    @property
+    def data(self) -> Path: ...
+    @property
+    def influx(self) -> str | None: ...
+    @property
+    def influx_token(self) -> str: ...
+    @property
+    def rules(self) -> Path | None: ...
+    @property
+    def speed(self) -> float: ...
+    @property
+    def responsible_unit(self) -> str: ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Parts:
+    """Everything that runs: the API, the work to keep going by name, and how to end it."""
+
+    api: FastAPI
+    gateways: Gateways
+    work: Mapping[str, Coroutine[Any, Any, None]]
+    """Ends by itself after `stop`, with what it has at hand."""
+    endless: Mapping[str, Coroutine[Any, Any, None]]
+    """Ends by being cancelled; what it had not committed, it finds again."""
+    stop: Callable[[], None]
+    """Ask `work` to end; long polls go home."""
+    close: Callable[[], Awaitable[None]]
+    """Close the stores, after the work has ended."""
+
+
+async def build_parts(
+    options: Options,
+    *,
+    log_file: DurableLog,
+    city: City,
+    clock: Clock,
+    crash: CrashPoints,
+    admin_digest: bytes,
+    jitter: random.Random,
+) -> Parts:
+    """Open the stores and join all parts. Raises CitysenseError with a sentence."""
+    catalogue, vocabulary = load_catalogue(), load_vocabulary()
+    pack = load_pack(options.rules or DEFAULT_PACK, speed=options.speed, vocabulary=vocabulary)
+    events = EventStore(options.data / "events", clock=clock, crash=crash)
+    store = _telemetry(options, events, clock, crash)
+    await events.open(log_id=log_file.spool_id)
+    await store.open(log_id=log_file.spool_id)
+
+    roster = RosterSource(city, catalogue)
+    await roster.refresh()
+    gateways = Gateways(city, clock)
+    registry = Registry(
+        city, catalogue, roster, clock, default_gateway="gateway-1", new_password=random_password, new_salt=random_salt
+    )
+    book = AlertBook(clock=clock, site_name=roster.site_name, responsible_unit=options.responsible_unit)
+    rules = RulesRunner(log=log_file, city=city, pack=pack, settle=book.settle, clock=clock)
+    await rules.load()
+    ingest = IngestLog(log_file, roster.assignment)
+    states = GatewayStates()
+    store_writer = StoreWriter(log_file, store, clock=clock, jitter=jitter)
+    event_writer = EventWriter(log_file, events, clock=clock, jitter=jitter)
+
+    health = Health(clock)
+    health.check("rules", lambda: _seconds(rules.lag_ms(ReadingClass.SAFETY)), limit=LAG_LIMIT_S)
+    health.check("store", lambda: _behind(store_writer.progress), limit=LAG_LIMIT_S)
+    health.check("events", lambda: _behind(event_writer.progress), limit=LAG_LIMIT_S)
+    figures = CollectorRegistry()
+    figures.register(GatewayFigures(lambda: {name: s.heartbeat.counters for name, s in states.latest().items()}))
+    figures.register(_platform_figures(rules, store_writer, event_writer, log_file))
+    alerts, cases = Alerts(city), Cases(city)
+
+    async def known(device: str) -> bool:
+        return await registry.device(device) is not None
+
+    async def status() -> Status:
+        return await _status(states, clock, health, rules, alerts, cases)
+
+    api = build_api(
+        admin_digest=admin_digest,
+        routers=[
+            registry_routes(registry, catalogue),
+            telemetry_routes(store, vocabulary, known),
+            event_routes(events, known),
+            alerts_routes(alerts, site_name=roster.site_name),
+            dispatch_routes(cases, site_name=roster.site_name),
+            status_routes(status),
+            metrics_routes(figures),
+        ],
+        open_routers=[
+            health_routes(health),
+            ingest_routes(ingest, states, gateway_of=gateways.gateway_of, roster=roster.roster, clock=clock),
+        ],
+        title="citysense",
+        version=version("citysense"),
+    )
+
+    def stop() -> None:
+        roster.close()
+        store_writer.stop()
+        event_writer.stop()
+
+    async def close() -> None:
+        await store.close()
+        await events.close()
+
+    return Parts(
+        api=api,
+        gateways=gateways,
+        work={"store": store_writer.run(), "events": event_writer.run()},
+        endless={"rules": rules.run(), "ticker": Ticker(log_file, clock).run()},
+        stop=stop,
+        close=close,
+    )
+
+
+def _telemetry(options: Options, events: EventStore, clock: Clock, crash: CrashPoints) -> TelemetryStore:
+    """The embedded store, or the InfluxDB that was asked for. A point that its server refuses becomes a dead letter."""
+    folder = options.data / "telemetry"
+    if options.influx is None:
+        return EmbeddedStore(folder, clock=clock, crash=crash)
+
+    async def refused(point: RefusedPoint) -> None:
+        await events.keep(
+            wire.DeadLetter(
+                received=point.point.received,
+                transport="influx",
+                source="telemetry store",
+                channel="",
+                device=point.point.device,
+                profile="",
+                reason="store_refused",
+                detail=point.words,
+                size=len(point.line),
+                raw=point.line,
+            )
+        )
+
+    return InfluxStore(parse_target(options.influx, options.influx_token), folder, refused=refused, crash=crash)
+
+
+def _seconds(milliseconds: int | None) -> float | None:
+    return None if milliseconds is None else milliseconds / 1000
+
+
+def _behind(progress: Progress) -> float:
+    """Seconds that a writer is behind. Waiting for a server that is down is no fault of this process: it delays charts,
+    never alerts, and stands in the figures."""
+    return 0.0 if progress.outage_since is not None else progress.behind_ms / 1000
+
+
+def _platform_figures(
+    rules: RulesRunner, store: StoreWriter, events: EventWriter, log_file: DurableLog
+) -> PlatformFigures:
+    return PlatformFigures(
+        {
+            "rules_lag_seconds": (
+                "Age of the last tick that the rules have judged.",
+                lambda: (rules.lag_ms(ReadingClass.SAFETY) or 0) / 1000,
+            ),
+            "rules_cases_opened": ("Cases opened since the start.", lambda: float(rules.cases_opened)),
+            "store_values": ("Values handed to the telemetry store since the start.", lambda: float(store.values)),
+            "store_behind_seconds": ("How far the telemetry store is behind.", lambda: store.progress.behind_ms / 1000),
+            "events_behind_seconds": ("How far the event store is behind.", lambda: events.progress.behind_ms / 1000),
+            "log_short_of_space": (
+                "1 while state and bulk readings become tombstones.",
+                lambda: float(log_file.short_of_space),
+            ),
+        }
+    )
+
+
+async def _status(
+    states: GatewayStates, clock: Clock, health: Health, rules: RulesRunner, alerts: Alerts, cases: Cases
+) -> Status:
+    latest = states.latest()
+    counters: dict[str, float] = {}
+    for state in latest.values():
+        for name, value in state.heartbeat.counters.items():
+            counters[name] = counters.get(name, 0) + value
+    newest = await cases.newest(CaseFilter(), before=None, limit=1)
+    unready = health.failing()
+    return Status(
+        gateway_seen=any(clock.now_ms() - state.arrived < SILENT_MS for state in latest.values()),
+        frames=by_prefix(counters, "frames"),
+        stored=int(counters.get("stored", 0)),
+        duplicate=int(counters.get("duplicate", 0)),
+        rejected=by_prefix(counters, "rejected"),
+        waiting=sum(by_prefix(counters, "spool").values()),
+        alerts=await alerts.open_by_colour(),
+        cases=await cases.total(),
+        frame_to_case=frame_to_case(list(rules.frame_to_case)),
+        newest_case={"zh": newest[0]["title_zh"], "en": newest[0]["title_en"]} if newest else None,
+        ready=not unready,
+        unready=unready,
+    )
