@@ -14,7 +14,7 @@ import logging
 import secrets
 import sqlite3
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -24,9 +24,10 @@ from citysense import record_format, wire
 from citysense.clock import Clock
 from citysense.crash_points import CrashPoints
 from citysense.errors import SetupError, StorageError, StorageFull
+from citysense.lane_depths import LaneDepths
 from citysense.record_format import CLASS_CODES, Record, RecordDamaged
 from citysense.reserve import RESERVE_BYTES, Reserve
-from citysense.single_writer import SingleWriter, open_for_reading, storage_error
+from citysense.single_writer import Job, SingleWriter, open_for_reading, storage_error
 from citysense_profiles.reading import ReadingClass
 
 T = TypeVar("T")
@@ -35,6 +36,12 @@ log = logging.getLogger(__name__)
 
 MAX_BYTES = 8 << 30
 """A log larger than this counts as full: eight days of a prefecture's steady load, well inside a small disk."""
+MOST_PAGES = (1 << 30) - 1
+"""SQLite's own bound of a file, in pages."""
+DISK_FULL = "disk_full"
+LOG_FULL = "log_full"
+DAMAGED = "damaged"
+"""Why readings that were acknowledged were given up; the words stand in the tombstones."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,6 +52,14 @@ class Entry:
     body: bytes
     device: str
     time: int
+
+
+@dataclass(slots=True)
+class _Written:
+    """What one job appended: per lane the lowest offset and the number; and how many became tombstones."""
+
+    lanes: dict[ReadingClass, tuple[int, int]] = field(default_factory=dict)
+    entombed: int = 0
 
 
 Plan = Callable[[sqlite3.Connection], tuple[Sequence[Entry], T]]
@@ -84,9 +99,9 @@ class DurableLog:
             path, schema=self._prepare, synchronous=synchronous, crash=crash, crash_prefix=crash_prefix
         )
         self._reader: sqlite3.Connection | None = None
-        self._next_offset = 1
+        self._depths = LaneDepths()
         self._wakeups: dict[ReadingClass, list[asyncio.Event]] = {cls: [] for cls in ReadingClass}
-        self._short = False
+        self._short: str | None = None
         self._damaged: set[tuple[int, int]] = set()
         self.spool_id = ""
         self.entombed = 0
@@ -98,7 +113,8 @@ class DurableLog:
         """Open or create the file. Raises SetupError or StorageError with a sentence that says what to do."""
         if not self._reserve.allocate():
             raise SetupError(
-                f"{self._path.parent}: no space left on the disk; free at least {RESERVE_BYTES >> 20} MB and start again"
+                f"{self._path.parent}: no space left on the disk;"
+                f" free at least {(self._reserve.size >> 20) + 1} MB and start again"
             )
         self._writer.open()
         self._reader = open_for_reading(self._path)
@@ -117,9 +133,7 @@ class DurableLog:
             self._more_schema(connection)
         connection.execute("INSERT OR IGNORE INTO meta VALUES('spool_id', ?)", (secrets.token_hex(16),))
         connection.execute("INSERT OR IGNORE INTO meta VALUES('next_offset', 1)")
-        meta = dict(connection.execute("SELECT key, value FROM meta"))
-        self.spool_id = str(meta["spool_id"])
-        self._next_offset = int(meta["next_offset"])
+        self.spool_id = str(connection.execute("SELECT value FROM meta WHERE key='spool_id'").fetchone()[0])
 
     # -- writing ------------------------------------------------------------------------------------------------------
 
@@ -128,46 +142,63 @@ class DurableLog:
 
         Raises StorageFull when neither disk nor reserve can hold it; StorageError for other faults of the file.
         """
-        job = self._job(plan)
-        try:
-            result, classes = await self._writer.submit(job, urgent=urgent)
-        except StorageFull:
-            if self._reserve.release():
-                log.error("%s: disk full; the reserve is in use, state and bulk readings become tombstones", self._path)
-            self._short = True
-            result, classes = await self._writer.submit(job, urgent=urgent)
-        for cls in classes:
-            for event in self._wakeups[cls]:
-                event.set()
-        return result
+
+        def job(connection: sqlite3.Connection) -> tuple[T, _Written]:
+            # One answer for the whole job: the loop's thread may find the disk full while this one writes.
+            short = self._short
+            entries, result = plan(connection)
+            return result, self._write(connection, entries, short)
+
+        return (await self._submit(job, urgent=urgent, committed=self._announce))[0]
 
     async def append_entries(self, entries: Sequence[Entry], *, urgent: bool) -> None:
         """Append `entries` without a decision."""
         await self.append(lambda _connection: (entries, None), urgent=urgent)
 
-    def _job(self, plan: Plan[T]) -> Callable[[sqlite3.Connection], tuple[T, set[ReadingClass]]]:
-        def run(connection: sqlite3.Connection) -> tuple[T, set[ReadingClass]]:
-            entries, result = plan(connection)
-            return result, self._write(connection, entries)
+    async def _submit(self, job: Job[T], *, urgent: bool, committed: Callable[[T], None] | None = None) -> T:
+        """Run `job` on the writer; when the disk is full, once more with the reserve given back."""
+        try:
+            return await self._writer.submit(job, urgent=urgent, committed=committed)
+        except StorageFull:
+            if self._reserve.release():
+                log.error("%s: disk full; the reserve is in use, state and bulk readings become tombstones", self._path)
+                await self._writer.submit(self._bound_growth, urgent=True)
+            self._short = self._short or DISK_FULL
+            return await self._writer.submit(job, urgent=urgent, committed=committed)
 
-        return run
+    def _bound_growth(self, connection: sqlite3.Connection) -> None:
+        """Let the file grow by half of the reserve only. The other half is for the write-ahead log: were it used up as
+        well, not even deleting what has been delivered would be possible, and the log would never heal by itself."""
+        pages, page_size = connection.execute(
+            "SELECT page_count, page_size FROM pragma_page_count, pragma_page_size"
+        ).fetchone()
+        connection.execute(f"PRAGMA max_page_count={pages + self._reserve.size // 2 // page_size}")
 
-    def _write(self, connection: sqlite3.Connection, entries: Sequence[Entry]) -> set[ReadingClass]:
-        classes: set[ReadingClass] = set()
+    def _announce(self, outcome: tuple[object, _Written]) -> None:
+        self.entombed += outcome[1].entombed
+        for cls, (first, count) in outcome[1].lanes.items():
+            self._depths.appended(cls, first=first, count=count)
+            for event in self._wakeups[cls]:
+                event.set()
+
+    def _write(self, connection: sqlite3.Connection, entries: Sequence[Entry], short: str | None) -> _Written:
+        written = _Written()
         rows = []
         # From the table, not from memory: a transaction that was rolled back must not leave a gap that looks like loss.
         offset = connection.execute("SELECT value FROM meta WHERE key='next_offset'").fetchone()[0] if entries else 0
         for entry in entries:
-            if self._short and entry.cls is not ReadingClass.SAFETY:
-                self._entomb(connection, entry, "disk_full")
+            if short and entry.cls is not ReadingClass.SAFETY:
+                self._entomb(connection, entry, short)
+                written.entombed += 1
                 continue
             rows.append((CLASS_CODES[entry.cls], offset, record_format.pack(offset, entry.cls, entry.body)))
-            classes.add(entry.cls)
+            first, count = written.lanes.get(entry.cls, (offset, 0))
+            written.lanes[entry.cls] = (first, count + 1)
             offset += 1
         if rows:
             connection.executemany("INSERT INTO record VALUES(?, ?, ?)", rows)
             connection.execute("UPDATE meta SET value=? WHERE key='next_offset'", (offset,))
-        return classes
+        return written
 
     def _entomb(self, connection: sqlite3.Connection, entry: Entry, reason: str) -> None:
         connection.execute(
@@ -175,7 +206,6 @@ class DurableLog:
             " first=min(first, excluded.first), last=max(last, excluded.last), count=count+1",
             (entry.device, CLASS_CODES[entry.cls], reason, entry.time, entry.time),
         )
-        self.entombed += 1
 
     # -- reading ------------------------------------------------------------------------------------------------------
 
@@ -193,20 +223,24 @@ class DurableLog:
         """
         code = CLASS_CODES[cls]
         records: list[Record] = []
-        for offset, blob in self._query(
-            "SELECT offset, blob FROM record WHERE class=? AND offset>? ORDER BY offset LIMIT ?", (code, after, limit)
-        ):
-            try:
-                record = record_format.unpack(blob)
-                if (record.offset, record.cls) != (offset, cls):
-                    raise RecordDamaged(f"record of offset {record.offset} stands at {offset}")
-            except RecordDamaged as e:
-                self._set_aside(code, offset, cls, e)
-                continue
-            records.append(record)
-        return records
+        while True:
+            wanted = limit - len(records)
+            rows = self._query(
+                "SELECT offset, blob FROM record WHERE class=? AND offset>? ORDER BY offset LIMIT ?",
+                (code, after, wanted),
+            )
+            for offset, blob in rows:
+                after = offset
+                try:
+                    records.append(_whole(offset, cls, blob))
+                except RecordDamaged as e:
+                    self._set_aside(offset, cls, e)
+            # Damaged ones left room, and behind them there may be more: an empty list means the end of the lane.
+            if len(rows) < wanted or len(records) == limit:
+                return records
 
-    def _set_aside(self, code: int, offset: int, cls: ReadingClass, error: RecordDamaged) -> None:
+    def _set_aside(self, offset: int, cls: ReadingClass, error: RecordDamaged) -> None:
+        code = CLASS_CODES[cls]
         if (code, offset) in self._damaged:
             return
         self._damaged.add((code, offset))
@@ -214,22 +248,36 @@ class DurableLog:
         now = self._clock.now_ms()
 
         def move(connection: sqlite3.Connection) -> None:
-            connection.execute(
-                "INSERT OR IGNORE INTO damaged SELECT * FROM record WHERE class=? AND offset=?", (code, offset)
-            )
-            connection.execute("DELETE FROM record WHERE class=? AND offset=?", (code, offset))
-            self._entomb(connection, Entry(cls=cls, body=b"", device="", time=now), "damaged")
+            of_it = (code, offset)
+            connection.execute("INSERT OR IGNORE INTO damaged SELECT * FROM record WHERE class=? AND offset=?", of_it)
+            connection.execute("DELETE FROM record WHERE class=? AND offset=?", of_it)
+            self._entomb(connection, Entry(cls=cls, body=b"", device="", time=now), DAMAGED)
 
-        self._writer.submit(move, urgent=False)
+        def committed(_: None) -> None:
+            self.entombed += 1
+            self._depths.removed(cls, offset)
+
+        def moved(future: asyncio.Future[None]) -> None:
+            if not future.cancelled() and future.exception() is not None:
+                self._damaged.discard((code, offset))  # the disk is full: it is found again at the next reading
+
+        future = self._writer.submit(move, urgent=False, committed=committed)
+        future.add_done_callback(moved)
 
     def depth(self, cls: ReadingClass, name: str) -> int:
         """Records of a lane that reader `name` has not finished."""
-        row = self._query(
-            "SELECT count(*) FROM record WHERE class=?1 AND offset>"
-            "coalesce((SELECT offset FROM cursor WHERE name=?2 AND class=?1), 0)",
+        known = self._depths.get(name, cls)
+        if known is not None:
+            return known
+        # One statement, so that all three numbers are of the same moment.
+        count, next_offset, finished = self._query(
+            "SELECT (SELECT count(*) FROM record WHERE class=?1 AND offset>done.value),"
+            " (SELECT value FROM meta WHERE key='next_offset'), done.value FROM"
+            " (SELECT coalesce((SELECT offset FROM cursor WHERE name=?2 AND class=?1), 0) AS value) AS done",
             (CLASS_CODES[cls], name),
         )[0]
-        return int(row[0])
+        self._depths.counted(name, cls, count=count, next_offset=next_offset, finished=finished)
+        return int(count)
 
     def cursor(self, name: str, cls: ReadingClass) -> int:
         """The last offset that reader `name` has finished in a lane; 0 before the first."""
@@ -250,51 +298,76 @@ class DurableLog:
 
     # -- upkeep -------------------------------------------------------------------------------------------------------
 
-    async def advance(self, name: str, cls: ReadingClass, offset: int, *, trim: bool = False) -> None:
+    async def advance(
+        self, name: str, cls: ReadingClass, offset: int, *, trim: bool = False, urgent: bool = False
+    ) -> None:
         """Reader `name` has finished a lane up to `offset`; with `trim` the records up to there are deleted."""
         code = CLASS_CODES[cls]
 
-        def job(connection: sqlite3.Connection) -> None:
+        def job(connection: sqlite3.Connection) -> int:
+            count = connection.execute(
+                "SELECT count(*) FROM record WHERE class=?1 AND offset<=?2 AND offset>"
+                "coalesce((SELECT offset FROM cursor WHERE name=?3 AND class=?1), 0)",
+                (code, offset, name),
+            ).fetchone()[0]
             connection.execute(
                 "INSERT INTO cursor VALUES(?, ?, ?) ON CONFLICT DO UPDATE SET offset=max(offset, excluded.offset)",
                 (name, code, offset),
             )
             if trim:
                 connection.execute("DELETE FROM record WHERE class=? AND offset<=?", (code, offset))
+            return int(count)
 
-        await self._writer.submit(job, urgent=False)
+        def committed(count: int) -> None:
+            self._depths.finished(name, cls, offset=offset, count=count)
+
+        await self._submit(job, urgent=urgent, committed=committed)
 
     async def trim(self, cls: ReadingClass, readers: Sequence[str], *, keep: int) -> None:
         """Delete what every one of `readers` has finished, but the last `keep` offsets."""
         floor = min(self.cursor(name, cls) for name in readers) - keep
         if floor > 0:
             code = CLASS_CODES[cls]
-            await self._writer.submit(
-                lambda c: c.execute("DELETE FROM record WHERE class=? AND offset<=?", (code, floor)) and None,
-                urgent=False,
-            )
+
+            def job(connection: sqlite3.Connection) -> None:
+                connection.execute("DELETE FROM record WHERE class=? AND offset<=?", (code, floor))
+
+            await self._submit(job, urgent=False)
+
+    async def tidy(self, job: Job[None]) -> None:
+        """Run upkeep of the owner's own tables on the writer; it commits with whatever else waits."""
+        await self._submit(job, urgent=False)
 
     @property
     def short_of_space(self) -> bool:
         """True while state and bulk readings become tombstones."""
-        return self._short
+        return self._short is not None
 
     async def tend(self) -> None:
         """Call once a second: heals after space has returned, and turns tombstones into records that can be seen."""
-        size = self._query("SELECT page_count * page_size FROM pragma_page_count(), pragma_page_size()", ())[0][0]
-        free = self._query("SELECT freelist_count * page_size FROM pragma_freelist_count(), pragma_page_size()", ())[0][
-            0
-        ]
-        too_large = size - free > self._max_bytes
-        if too_large and not self._short:
+        size, free = self._query(
+            "SELECT page_count * page_size, freelist_count * page_size"
+            " FROM pragma_page_count(), pragma_freelist_count(), pragma_page_size()",
+            (),
+        )[0]
+        was_short = self._short
+        if size - free > self._max_bytes:
+            self._short = LOG_FULL
+        elif self._short and self._reserve.allocate():
+            await self._writer.submit(_unbound_growth, urgent=True)
+            self._short = None
+        if self._short == LOG_FULL and was_short is None:
             log.error(
                 "%s: larger than %d bytes; state and bulk readings become tombstones", self._path, self._max_bytes
             )
-        self._short = too_large or (self._short and not self._reserve.allocate())
-        if not self._short and self._query("SELECT 1 FROM tombstone LIMIT 1", ()):
+        if was_short and self._short is None:
+            log.warning("%s: there is space again; all readings are kept", self._path)
+        if self._short is None and self._query("SELECT 1 FROM tombstone LIMIT 1", ()):
             await self.append(self._publish_tombstones, urgent=False)
 
     def _publish_tombstones(self, connection: sqlite3.Connection) -> tuple[Sequence[Entry], None]:
+        if self._short:
+            return (), None  # the disk has just become full: they wait, or would be counted away themselves
         classes = {code: cls for cls, code in CLASS_CODES.items()}
         rows = connection.execute("SELECT device, class, reason, first, last, count FROM tombstone").fetchall()
         connection.execute("DELETE FROM tombstone")
@@ -312,3 +385,15 @@ class DurableLog:
             for device, code, reason, first, last, count in rows
         ]
         return entries, None
+
+
+def _whole(offset: int, cls: ReadingClass, blob: bytes) -> Record:
+    """The record in `blob`, if it is the one of this place. Raises RecordDamaged."""
+    record = record_format.unpack(blob)
+    if (record.offset, record.cls) != (offset, cls):
+        raise RecordDamaged(f"record of offset {record.offset} stands at {offset}")
+    return record
+
+
+def _unbound_growth(connection: sqlite3.Connection) -> None:
+    connection.execute(f"PRAGMA max_page_count={MOST_PAGES}")

@@ -29,6 +29,7 @@ class DataFolder:
             self._lock = (self.path / "lock").open("a+")
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as e:
+            self.__exit__(None, None, None)
             raise SetupError(
                 f"{self.path} is in use by another citysense (pid {self._holder()}): stop it, or choose another with --data."
             ) from e

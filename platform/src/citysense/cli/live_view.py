@@ -26,6 +26,8 @@ class Surroundings:
     coap: str
     story: str
     insecure: bool
+    language: str
+    """`zh` or `en`: in which of its languages a case's title is shown."""
 
 
 def draw(
@@ -33,7 +35,7 @@ def draw(
 ) -> RenderableType:
     """The whole view. `status` is None until the platform has answered for the first time."""
     return Panel(
-        Group(_figures(status), Text(), _places(around)),
+        Group(_figures(status, around.language), Text(), _places(around)),
         title="citysense",
         subtitle=_subtitle(status, uptime, restarts, speed, around),
         border_style="red" if around.insecure else "cyan",
@@ -41,7 +43,7 @@ def draw(
     )
 
 
-def _figures(status: Status | None) -> RenderableType:
+def _figures(status: Status | None, language: str) -> RenderableType:
     if status is None:
         return Text("starting …", style="dim")
     grid = Table.grid(padding=(0, 3))
@@ -53,9 +55,14 @@ def _figures(status: Status | None) -> RenderableType:
     grid.add_row("stored", Text.assemble((f"{status.stored:,}", "bold"), (_beside(status), "dim")))
     grid.add_row("rejected", _rejected(status))
     grid.add_row("open alerts", _alerts(status))
-    grid.add_row("cases", Text.assemble((f"{status.cases:,}", "bold"), (f"   {status.newest_case or ''}", "dim")))
+    grid.add_row("cases", Text.assemble((f"{status.cases:,}", "bold"), (f"   {title(status, language)}", "dim")))
     grid.add_row("frame to case", _latency(status))
     return grid
+
+
+def title(status: Status, language: str) -> str:
+    """Title of the newest case, '' before the first."""
+    return status.newest_case.get(language, "") if status.newest_case else ""
 
 
 def _beside(status: Status) -> str:

@@ -62,17 +62,25 @@ def _explain(address: str, port: Port, error: OSError) -> str:
 
 def holder(port: Port) -> str:
     """Who listens there, as `mosquitto (pid 812)`; says so when the system does not tell."""
-    inodes = set(_inodes(port))
+    inodes = {f"socket:[{inode}]" for inode in _inodes(port)}
     for folder in Path("/proc").iterdir():
-        if not folder.name.isdigit():
-            continue
-        try:
-            links = [entry.readlink().name for entry in (folder / "fd").iterdir()]
-            if any(link.startswith("socket:[") and link[8:-1] in inodes for link in links):
-                return f"{(folder / 'comm').read_text().strip()} (pid {folder.name})"
-        except OSError:
-            continue  # the process has just ended, or is another user's
+        if folder.name.isdigit() and inodes & _open_links(folder / "fd"):
+            return f"{(folder / 'comm').read_text().strip()} (pid {folder.name})"
     return "a program of another user"
+
+
+def _open_links(folder: Path) -> set[str]:
+    """What the descriptors of a process point at; empty when it has just ended or belongs to another user."""
+    links = set()
+    try:
+        for entry in folder.iterdir():
+            try:
+                links.add(entry.readlink().name)
+            except FileNotFoundError:
+                continue  # closed since it was listed, as the descriptor of this very listing is
+    except OSError:
+        return links
+    return links
 
 
 def _inodes(port: Port) -> list[str]:

@@ -23,7 +23,7 @@ class Status:
     alerts: dict[str, int]
     cases: int
     frame_to_case: dict[str, float]
-    newest_case: str | None
+    newest_case: dict[str, str] | None
     ready: bool
     unready: list[str]
 

@@ -53,6 +53,7 @@ class Child:
         self._clock = clock
         self._logger = logging.getLogger(f"child.{logs}.{program.name}")
         self._logger.propagate = False
+        self._logger.setLevel(logging.INFO)
         self._handler = logging.handlers.RotatingFileHandler(
             logs / f"{program.name}.log", maxBytes=LOG_BYTES, backupCount=LOG_FILES, encoding="utf-8"
         )

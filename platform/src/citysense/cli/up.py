@@ -16,7 +16,7 @@ from rich.console import Console
 from rich.live import Live
 
 from citysense.cli.data_folder import DataFolder
-from citysense.cli.live_view import Surroundings, draw, line
+from citysense.cli.live_view import Surroundings, draw, line, title
 from citysense.cli.ports import Port, require_free
 from citysense.cli.status_feed import Status, StatusFeed
 from citysense.cli.supervisor import Child, Program, Supervisor
@@ -132,6 +132,7 @@ class _Session:
             coap=f"coap://{settings.bind}:{settings.coap_port}",
             story=f"{scenario.stem}, {settings.speed:g}x" if scenario else "none: waiting for real devices",
             insecure=settings.insecure,
+            language="zh" if os.environ.get("LANG", "").startswith("zh") else "en",
         )
 
     async def run(self) -> int:
@@ -172,7 +173,9 @@ class _Session:
                     cases_before = status.cases if cases_before is None else cases_before
                     if first_case is None and status.cases > cases_before:
                         first_case = uptime
-                        view.say(f"first case {first_case:.1f} s after the start: {status.newest_case}")
+                        view.say(
+                            f"first case {first_case:.1f} s after the start: {title(status, self._around.language)}"
+                        )
                 restarts = {name: child.restarts for name, child in children.items()}
                 view.show(status, self._around, uptime, restarts, self._settings.speed)
                 await _pause(stop, 0.5)

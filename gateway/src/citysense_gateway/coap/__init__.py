@@ -1,0 +1,1 @@
+"""The CoAP front door: frames that devices post over UDP."""

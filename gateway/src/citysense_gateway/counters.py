@@ -1,0 +1,40 @@
+"""What the gateway counts, and how it tells the platform once a second.
+
+Every frame ends in exactly one of: stored, duplicate, unavailable, rejected.<reason>.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+
+from citysense_gateway.frame import Kind, Transport, Verdict
+
+
+class FrameCounters:
+    """Totals since the start of the process."""
+
+    def __init__(self) -> None:
+        self._counts: Counter[str] = Counter()
+        for transport in Transport:
+            self._counts[f"frames.{transport.value}"] = 0
+        for kind in (Kind.STORED, Kind.DUPLICATE, Kind.UNAVAILABLE):
+            self._counts[kind.value] = 0
+
+    def came_in(self, transport: Transport) -> None:
+        """A frame was handed over by a door."""
+        self._counts[f"frames.{transport.value}"] += 1
+
+    def ended(self, verdict: Verdict) -> None:
+        """A frame has its verdict."""
+        if verdict.kind is Kind.REJECTED and verdict.reason is not None:
+            self._counts[f"rejected.{verdict.reason.value}"] += 1
+        else:
+            self._counts[verdict.kind.value] += 1
+
+    def add(self, name: str) -> None:
+        """Count an event of another kind."""
+        self._counts[name] += 1
+
+    def snapshot(self) -> dict[str, float]:
+        """All counters by name."""
+        return {name: float(value) for name, value in self._counts.items()}

@@ -1,0 +1,101 @@
+"""Frames that could not be used, as they are kept.
+
+Owns what is kept of such a frame and when it is sealed (ARCHITECTURE.md, "Identity, access, privacy"): it may hold
+personal data unless its device is known and its profile has no personal field. Pure but for the counting of the quota.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+
+from citysense import wire
+from citysense_gateway.devices import Device
+from citysense_gateway.frame import Frame, Identity, Reason
+
+MAX_RAW = 65_536
+"""Bytes kept of a frame; `size` says how many there were."""
+GATEWAY = "gateway"
+"""Owner of the seal of frames of no known device."""
+
+Seal = Callable[[str, bytes], bytes]
+"""(owner, clear) -> sealed; see `keys.Sealer.seal`."""
+
+
+def seal_owner(device: Device | None) -> str:
+    """Whose key seals a frame; empty where it may stand in clear. No device id has a slash, so owners never clash."""
+    if device is None:
+        return GATEWAY
+    return f"device/{device.id}" if device.profile.personal else ""
+
+
+def dead_letter(frame: Frame, *, reason: str, detail: str, device: Device | None, seal: Seal) -> wire.DeadLetter:
+    """The record of a frame that was not usable. `device` is None where it is not a registered one."""
+    clear = b"" if reason == Reason.BAD_CREDENTIAL else raw_bytes(frame)
+    owner = seal_owner(device) if clear else ""
+    kept = clear[:MAX_RAW]
+    return wire.DeadLetter(
+        received=frame.received_at,
+        transport=frame.transport.value,
+        source=frame.source,
+        channel=frame.channel,
+        device=frame.device or "",
+        profile="" if device is None else device.profile.id,
+        reason=reason,
+        detail=printable(detail),
+        size=len(clear),
+        raw=seal(owner, kept) if owner else kept,
+        seal=owner,
+    )
+
+
+def raw_bytes(frame: Frame) -> bytes:
+    """What came in, as bytes; registers as JSON: {"holding": {"40001": 17}}."""
+    if frame.registers is None:
+        return frame.payload
+    tables: dict[str, dict[str, int]] = {}
+    for (table, address), word in sorted(frame.registers.items()):
+        tables.setdefault(table, {})[str(address)] = word
+    return json.dumps(tables, separators=(",", ":")).encode()
+
+
+def printable(text: str) -> str:
+    """`text` without what cannot be stored as UTF-8; a device may send half a surrogate pair."""
+    return text.encode("utf-8", errors="replace").decode("utf-8")
+
+
+class Quota:
+    """How many dead letters one sender may cause in a minute.
+
+    Whoever sends rubbish or guesses passwords at full speed must not fill the disk that other devices need. What is
+    over the quota is refused and counted all the same; only its copy is not kept.
+    """
+
+    def __init__(self, *, letters: int = 1_000, raw: int = 16 << 20, senders: int = 10_000) -> None:
+        self._letters = letters
+        self._raw = raw
+        self._senders = senders
+        self._minute = -1
+        self._used: dict[str, tuple[int, int]] = {}
+
+    def take(self, frame: Frame) -> bool:
+        """True if the frame may be kept."""
+        minute = frame.received_at // 60_000
+        if minute != self._minute:
+            self._minute = minute
+            self._used.clear()
+        sender = self._sender(frame)
+        letters, raw = self._used.get(sender, (0, 0))
+        if letters >= self._letters or raw >= self._raw:
+            return False
+        self._used[sender] = (letters + 1, raw + min(len(frame.payload), MAX_RAW))
+        return True
+
+    def _sender(self, frame: Frame) -> str:
+        """The device where it proved to be itself, else the address without its port."""
+        if frame.identity is Identity.ASSERTED or frame.device is None:
+            sender = frame.source.rpartition(":")[0] or frame.source
+        else:
+            sender = frame.device
+        # Beyond the bound all newcomers share one account.
+        return sender if sender in self._used or len(self._used) < self._senders else ""

@@ -1,0 +1,136 @@
+"""The devices that this gateway serves, in memory: who they are, what they may, and whose password is right.
+
+Owns the view of the latest roster, with each device's compiled profile. Answers in microseconds and does no I/O; the
+roster itself comes from `roster.py`.
+"""
+
+from __future__ import annotations
+
+import hmac
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+from citysense import wire
+from citysense.keys import password_digest
+from citysense_profiles.catalogue import Catalogue
+from citysense_profiles.profile import Profile
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Device:
+    """A registered device. `settings` are the profile's device parameters in vocabulary units."""
+
+    id: str
+    profile: Profile
+    settings: Mapping[str, float]
+    serial: str | None
+    """The vendor's own id, which a payload may carry and which then must agree."""
+    endpoint: str | None
+    """Where to reach a device that is polled."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Changes:
+    """What a new roster changed, as device ids in the order of the roster."""
+
+    removed: tuple[str, ...] = ()
+    added: tuple[str, ...] = ()
+    changed: tuple[str, ...] = ()
+    """Anything but the credential alone: profile, settings, serial, endpoint."""
+    rekeyed: tuple[str, ...] = ()
+    """The password is another one."""
+    unsupported: tuple[tuple[str, str], ...] = ()
+    """(device, profile) where this gateway does not know the profile; the device is not served."""
+
+    @property
+    def cut(self) -> tuple[str, ...]:
+        """Devices whose open sessions must end: they came in with rights that are gone."""
+        return (*self.removed, *self.rekeyed)
+
+
+class Devices:
+    """Devices by id."""
+
+    def __init__(self, catalogue: Catalogue) -> None:
+        self._catalogue = catalogue
+        self._devices: dict[str, Device] = {}
+        self._entries: dict[str, wire.RosterDevice] = {}
+
+    def __len__(self) -> int:
+        return len(self._devices)
+
+    def __iter__(self) -> Iterator[Device]:
+        return iter(self._devices.values())
+
+    def get(self, device: str) -> Device | None:
+        """The device of that id, or None."""
+        return self._devices.get(device)
+
+    def known(self, device: str) -> bool:
+        """True for a registered device that is not revoked."""
+        return device in self._devices
+
+    def check_password(self, device: str, secret: bytes) -> bool:
+        """True only for a registered, unrevoked device whose password `secret` is."""
+        entry = self._entries.get(device)
+        if entry is None or not entry.digest:
+            # The same work as for a device that exists, so that the time taken does not tell which ids do.
+            hmac.compare_digest(password_digest(b"", secret), bytes(32))
+            return False
+        return hmac.compare_digest(password_digest(entry.salt, secret), entry.digest)
+
+    def topic_rights(self, device: str, topic: str) -> str | None:
+        """The message that `device` sends on a vendor topic of its profile; empty where the topic names none.
+
+        None when no template of the profile, with the device's own id in it, is this topic.
+        """
+        known = self._devices.get(device)
+        if known is None:
+            return None
+        own = (template.replace("{device}", device) for template in known.profile.mqtt_topics)
+        return "" if topic in own else None
+
+    def replace(self, roster: wire.Roster) -> Changes:
+        """Serve `roster` from now on; returns what is different from before."""
+        devices: dict[str, Device] = {}
+        entries: dict[str, wire.RosterDevice] = {}
+        unsupported: list[tuple[str, str]] = []
+        for entry in roster.devices:
+            profile = self._catalogue.get(entry.profile)
+            if profile is None:
+                unsupported.append((entry.id, entry.profile))
+                continue
+            entries[entry.id] = entry
+            devices[entry.id] = Device(
+                id=entry.id,
+                profile=profile,
+                settings=entry.settings,
+                serial=entry.serial,
+                endpoint=entry.endpoint,
+            )
+        changes = _difference(self._entries, entries, tuple(unsupported))
+        self._devices, self._entries = devices, entries
+        return changes
+
+
+def _difference(
+    before: Mapping[str, wire.RosterDevice],
+    after: Mapping[str, wire.RosterDevice],
+    unsupported: tuple[tuple[str, str], ...],
+) -> Changes:
+    both = [device for device in after if device in before]
+    return Changes(
+        removed=tuple(device for device in before if device not in after),
+        added=tuple(device for device in after if device not in before),
+        changed=tuple(device for device in both if _described(before[device]) != _described(after[device])),
+        rekeyed=tuple(device for device in both if _credential(before[device]) != _credential(after[device])),
+        unsupported=unsupported,
+    )
+
+
+def _described(entry: wire.RosterDevice) -> tuple[object, ...]:
+    return (entry.profile, entry.endpoint, entry.serial, entry.settings)
+
+
+def _credential(entry: wire.RosterDevice) -> tuple[bytes, bytes]:
+    return (entry.salt, entry.digest)

@@ -1,0 +1,1 @@
+"""The Modbus driver: devices that we poll."""

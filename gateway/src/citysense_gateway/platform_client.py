@@ -1,0 +1,141 @@
+"""What the gateway asks of the platform over HTTP, and its errors as ours.
+
+Owns one HTTP session and the addresses of the ingest interface. A call either gives what was asked for, or raises
+`Unreachable` (worth another try later) or `BatchRefused` (the same batch will never do). Does not try again itself.
+"""
+
+from __future__ import annotations
+
+import ssl
+from pathlib import Path
+from typing import TypeVar
+
+import aiohttp
+import msgspec
+
+from citysense import wire
+from citysense.errors import Refused, SetupError, UpstreamError
+from citysense_profiles.reading import ReadingClass
+
+POST_S = 10.0
+POLL_S = 25.0 + 10.0
+"""The platform answers a poll after 25 s at the latest."""
+LONGEST_WAIT_S = 30.0
+"""However long the platform asks us to wait: it may be well again sooner than it thought."""
+_REFUSED = frozenset({400, 413, 415, 422})
+"""Answers that speak of the body itself; every other one is about the platform's or our own state."""
+_MEDIA = "application/msgpack"
+
+T = TypeVar("T")
+
+
+class Unreachable(UpstreamError):
+    """No useful answer. `retry_after` in seconds where the platform said so."""
+
+    def __init__(self, text: str, *, retry_after: float | None = None) -> None:
+        super().__init__(text)
+        self.retry_after = retry_after
+
+
+class BatchRefused(Refused):
+    """The platform understood the request and will not take this body."""
+
+
+class PlatformClient:
+    """The ingest interface of one platform. Use as an asynchronous context manager."""
+
+    def __init__(self, url: str, token: str, *, certificate: Path | None = None) -> None:
+        self._url = url.rstrip("/")
+        self._token = token
+        self._certificate = certificate
+        self._session: aiohttp.ClientSession | None = None
+        self._answers = msgspec.msgpack.Decoder(wire.Answer)
+        self._rosters = msgspec.msgpack.Decoder(wire.Roster)
+
+    async def __aenter__(self) -> PlatformClient:
+        tls = _pinned(self._certificate) if self._certificate is not None else None
+        self._session = aiohttp.ClientSession(
+            connector=aiohttp.TCPConnector(limit=8, ssl=True if tls is None else tls),
+            headers={"Authorization": f"Bearer {self._token}"},
+            auto_decompress=False,
+        )
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        assert self._session is not None
+        await self._session.close()
+        self._session = None
+
+    async def submit(self, lane: ReadingClass, batch: wire.Batch) -> wire.Answer:
+        """Hand over a batch; the answer comes after the platform's commit."""
+        _, body = await self._call("POST", f"/ingest/v1/{lane.value}", within=POST_S, body=wire.encode(batch))
+        return _decoded(self._answers, body)
+
+    async def heartbeat(self, sign: wire.Heartbeat) -> None:
+        """Give a sign of life."""
+        await self._call("POST", "/ingest/v1/heartbeat", within=POST_S, body=wire.encode(sign))
+
+    async def roster(self, version: int) -> wire.Roster | None:
+        """The roster as soon as it is another than `version`; None when the poll ran out."""
+        status, body = await self._call("GET", f"/ingest/v1/roster?version={version}", within=POLL_S)
+        return None if status == 204 else _decoded(self._rosters, body)
+
+    async def _call(self, method: str, path: str, *, within: float, body: bytes | None = None) -> tuple[int, bytes]:
+        assert self._session is not None, "enter the client first"
+        try:
+            async with self._session.request(
+                method,
+                self._url + path,
+                data=body,
+                headers={} if body is None else {"Content-Type": _MEDIA},
+                timeout=aiohttp.ClientTimeout(total=within),
+                allow_redirects=False,
+            ) as answer:
+                status, content = answer.status, await answer.read()
+                retry_after = answer.headers.get("Retry-After", "")
+        except TimeoutError as e:
+            raise Unreachable(f"{self._url} did not answer within {within:.0f} s") from e
+        except (aiohttp.ClientError, OSError) as e:
+            raise Unreachable(f"{self._url} cannot be reached ({e})") from e
+        if status in (200, 204):
+            return status, content
+        if status in _REFUSED:
+            raise BatchRefused(f"{status}: {_words(content)}")
+        raise Unreachable(_explain(self._url, status, content), retry_after=_seconds(retry_after))
+
+
+def _decoded(decoder: msgspec.msgpack.Decoder[T], body: bytes) -> T:
+    try:
+        return decoder.decode(body)
+    except msgspec.DecodeError as e:
+        raise Unreachable(f"the platform's answer cannot be read ({e}); are both of the same version?") from e
+
+
+def _explain(url: str, status: int, content: bytes) -> str:
+    if status == 401:
+        return f"{url} does not know our token (401); is gateway-token the one that the platform was started with?"
+    if status == 403:
+        return f"{url} does not let this gateway submit (403); look at its registration"
+    return f"{url} answered {status}: {_words(content)}"
+
+
+def _words(content: bytes) -> str:
+    return content[:300].decode("utf-8", errors="replace").strip() or "without a word"
+
+
+def _seconds(retry_after: str) -> float | None:
+    """Only the form in seconds; the form as a date would hang on two clocks."""
+    return min(float(retry_after), LONGEST_WAIT_S) if retry_after.isdigit() else None
+
+
+def _pinned(certificate: Path) -> ssl.SSLContext:
+    """Trusts exactly this certificate. Both processes are of one box and know the file: it is the identity, whatever
+    host names it was made out for."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname = False
+    context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
+    try:
+        context.load_verify_locations(cafile=certificate)
+    except (OSError, ssl.SSLError) as e:
+        raise SetupError(f"{certificate} cannot be used as a certificate ({e}); give a PEM file") from e
+    return context

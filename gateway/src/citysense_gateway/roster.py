@@ -1,0 +1,112 @@
+"""Keeps the gateway's devices current, and remembers them for a start without the platform.
+
+Owns the long poll and DIR/roster.sealed, the last roster under the gateway's own key: credentials of devices never lie
+on the disk in clear.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import msgspec
+
+from citysense import wire
+from citysense.errors import SetupError
+from citysense.keys import SealBroken, Sealer
+from citysense_gateway.dead_letters import GATEWAY
+from citysense_gateway.devices import Changes, Devices
+from citysense_gateway.outage import Outage
+from citysense_gateway.platform_client import BatchRefused, PlatformClient, Unreachable
+
+log = logging.getLogger(__name__)
+
+_UNKNOWN = 10**18 - 1
+"""No roster has this version, so the present one comes at once. The first poll of a process asks with it: the cache may
+be of another database."""
+
+
+class RosterKeeper:
+    """Polls for the roster. `on_change` is called after the devices were replaced, before the cache is written."""
+
+    def __init__(
+        self,
+        path: Path,
+        *,
+        devices: Devices,
+        client: PlatformClient,
+        sealer: Sealer,
+        random: Callable[[], float],
+        on_change: Callable[[Changes], None],
+    ) -> None:
+        self._path = path
+        self._devices = devices
+        self._client = client
+        self._sealer = sealer
+        self._outage = Outage("roster", random)
+        self._on_change = on_change
+        self._version = _UNKNOWN
+        self.current = asyncio.Event()
+        """Set once the platform itself has said who the devices are."""
+
+    def load(self) -> None:
+        """Serve the devices of the cache, if there is one. A cache that cannot be read is as good as none."""
+        try:
+            sealed = self._path.read_bytes()
+            roster = msgspec.msgpack.decode(self._sealer.open(GATEWAY, sealed), type=wire.Roster)
+        except FileNotFoundError:
+            return
+        except (OSError, SealBroken, msgspec.DecodeError) as e:
+            log.warning("%s is not used (%s); devices are served once the platform answers", self._path, e)
+            return
+        self._serve(roster)
+
+    async def run(self) -> None:
+        """Follow the platform's roster until cancelled."""
+        while True:
+            try:
+                roster = await self._client.roster(self._version)
+            except Unreachable as e:
+                await asyncio.sleep(self._outage.failed(e, e.retry_after))
+                continue
+            except BatchRefused as e:
+                await asyncio.sleep(self._outage.failed(e))
+                continue
+            self._outage.worked()
+            if roster is None:
+                continue
+            self._version = roster.version
+            self._serve(roster)
+            self.current.set()
+            await asyncio.to_thread(self._remember, wire.encode(roster))
+
+    def _serve(self, roster: wire.Roster) -> None:
+        changes = self._devices.replace(roster)
+        for device, profile in changes.unsupported:
+            log.error("device %s is not served: its profile %s is not known here; update this gateway", device, profile)
+        self._on_change(changes)
+
+    def _remember(self, roster: bytes) -> None:
+        """Write the cache whole or not at all."""
+        draft = self._path.with_name(f"{self._path.name}.new")
+        try:
+            descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+            with os.fdopen(descriptor, "wb") as file:
+                file.write(self._sealer.seal(GATEWAY, roster))
+                file.flush()
+                os.fsync(file.fileno())
+            draft.replace(self._path)
+        except OSError as e:
+            # Nothing is lost but the convenience of the next start; a full disk is told of by the spool.
+            log.warning("%s cannot be written (%s)", self._path, e.strerror)
+
+
+def check_folder(path: Path) -> None:
+    """Raise SetupError where the data folder cannot be used."""
+    try:
+        path.mkdir(parents=True, exist_ok=True, mode=0o700)
+    except OSError as e:
+        raise SetupError(f"{path} cannot be made ({e.strerror}); choose another folder with --data") from e
