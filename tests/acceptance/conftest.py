@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
 import socket
 import subprocess
@@ -67,18 +66,8 @@ class Instance:
         self.until(self.ready, "platform and gateway are ready")
 
     def until_known(self, device: str) -> None:
-        """Wait until the gateway serves a device that was just registered: an empty CoAP report is refused as bad
-        content (4.00) and no longer as unknown (4.01)."""
-
-        def answered() -> bool:
-            with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
-                probe.settimeout(2)
-                probe.connect(("127.0.0.1", self.coap_port))
-                path = b"\xb2v1" + bytes([0x0D, len(device) - 13]) + device.encode() + b"\x06report"
-                probe.send(b"\x40\x02" + os.urandom(2) + path)
-                return probe.recv(100)[1] == 0x80
-
-        self.until(answered, f"the gateway knows {device}")
+        """Wait until the gateway serves a device that was just registered."""
+        self.until(lambda: self.get(f"/api/v1/devices/{device}")["in_force"], f"the gateway knows {device}")
 
     @property
     def output_file(self) -> Path:
@@ -156,6 +145,7 @@ class Instance:
         status, body = self.ask("POST", "/api/v1/devices", {"id": device, "profile": profile, "site": site, **more})
         assert status == 201, body
         assert isinstance(body, dict)
+        self.until_known(device)
         return body
 
     def until(self, condition: Callable[[], Any], what: str, patience: float = PATIENCE_S) -> Any:

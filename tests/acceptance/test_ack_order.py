@@ -260,7 +260,6 @@ def test_every_acknowledgement_leaves_after_the_sync(
     }
     for device in by_coap:
         instance.register(device, "generic/water-gauge")
-    instance.until_known(by_coap[-1])
     senders = send_over_mqtt(instance.mqtt_port, secrets) | send_over_coap(instance.coap_port, by_coap)
     instance.close()
     findings = judge(calls(iter(trace_file.read_text().splitlines())), senders)

@@ -115,6 +115,7 @@ async def test_registered_device_is_answered_in_full_and_its_secret_once(platfor
         "created": "2026-11-20T16:08:54.423Z",
         "revoked": None,
         "version": 1,
+        "in_force": False,
     }
     secret = {"kind": "password", "username": "gauge-001", "secret": "password-1"}
     assert body == {**expected, "credential": secret}
@@ -123,6 +124,22 @@ async def test_registered_device_is_answered_in_full_and_its_secret_once(platfor
     stored = b"".join(path.read_bytes() for path in platform.city.path.parent.iterdir())
     assert b"gauge-001" in stored
     assert b"password-1" not in stored
+
+
+async def test_a_device_is_in_force_once_its_gateway_has_asked_for_what_comes_after_it(platform: Platform) -> None:
+    await platform.post()
+
+    async def in_force() -> bool:
+        return bool((await platform.ask("GET", "/api/v1/devices/gauge-001"))[1]["in_force"])
+
+    assert not await in_force()
+    roster = await platform.roster.roster("gw-1", 10**18 - 1, 0)
+    assert roster is not None
+    assert not await in_force(), "it was sent, but the gateway has not said that it has it"
+    assert await platform.roster.roster("gw-1", roster.version, 0) is None
+    assert await in_force()
+    await platform.ask("POST", "/api/v1/devices/gauge-001/revoke")
+    assert not await in_force()
 
 
 async def test_credential_may_be_left_out(platform: Platform) -> None:

@@ -23,9 +23,13 @@ class GatewayFigures(Collector):
         """Frames by protocol, frames by fate, records waiting, everything else as a gauge."""
         frames = CounterMetricFamily("citysense_gateway_frames", "Frames in.", labels=["gateway", "transport"])
         ends = CounterMetricFamily(
-            "citysense_gateway_frames_ended", "Frames by the one way in which each ended.", labels=["gateway", "end", "reason"]
+            "citysense_gateway_frames_ended",
+            "Frames by the one way in which each ended.",
+            labels=["gateway", "end", "reason"],
         )
-        waiting = GaugeMetricFamily("citysense_gateway_spool_records", "Records in the spool.", labels=["gateway", "class"])
+        waiting = GaugeMetricFamily(
+            "citysense_gateway_spool_records", "Records in the spool.", labels=["gateway", "class"]
+        )
         other = GaugeMetricFamily("citysense_gateway_figure", "Other figures of a gateway.", labels=["gateway", "name"])
         for gateway, counters in self._latest().items():
             for name, value in counters.items():

@@ -143,6 +143,8 @@ class DeviceBody(BaseModel):
     created: str
     revoked: str | None
     version: int
+    in_force: bool
+    """True once the device's gateway acts on this version: a new device may send, a revoked one no longer can."""
 
 
 class NewDeviceBody(DeviceBody):
@@ -172,7 +174,7 @@ class SettingBody(BaseModel):
     high: float | None
 
 
-def device_body(device: Device, profile: Profile | None) -> dict[str, Any]:
+def device_body(device: Device, profile: Profile | None, *, in_force: bool) -> dict[str, Any]:
     """The JSON of a device; `profile` is None if the catalogue has lost it."""
     site = device.site
     place = site.place if site else None
@@ -191,12 +193,13 @@ def device_body(device: Device, profile: Profile | None) -> dict[str, Any]:
         "created": rfc3339(device.created),
         "revoked": None if device.revoked is None else rfc3339(device.revoked),
         "version": device.version,
+        "in_force": in_force,
     }
 
 
 def new_device_body(provisioned: Provisioned, profile: Profile | None) -> dict[str, Any]:
     """The JSON of a device just registered, with its secret."""
-    body = device_body(provisioned.device, profile)
+    body = device_body(provisioned.device, profile, in_force=False)
     if provisioned.secret is not None:
         body["credential"] = {**body["credential"], "secret": provisioned.secret}
     return body

@@ -116,6 +116,10 @@ class Registry:
             self._roster.learn(outcome)
         return outcome
 
+    def in_force(self, device: Device) -> bool:
+        """True once the device's gateway acts on this version of it."""
+        return self._roster.in_force(device)
+
     async def device(self, device_id: str) -> Device | None:
         """The device of that id, revoked or not."""
         return await self._city.read(lambda connection: rows.find_device(connection, device_id))

@@ -35,6 +35,8 @@ class RosterSource:
         self._devices: dict[str, Device] = {}
         self._assigned: dict[tuple[str, str], Assigned] = {}
         self._site_names: dict[str, str] = {}
+        self._held: dict[str, int] = {}
+        """By gateway, the version it has; it says so with each question for a newer one."""
         self._version = 0
         """Every change up to here is known; later ones may be known too."""
         self._changed = asyncio.Event()
@@ -70,6 +72,10 @@ class RosterSource:
         """What the device is, if that gateway may speak for it; None for unknown, revoked and other gateways' devices."""
         return self._assigned.get((gateway_id, device_id))
 
+    def in_force(self, device: Device) -> bool:
+        """True once the device's gateway has the roster that holds this version of it."""
+        return device.version <= self._held.get(device.gateway, -1) <= self._version
+
     def site_name(self, site_id: str) -> str:
         """Name of the site with that id, '' if there is none."""
         return self._site_names.get(site_id, "")
@@ -79,6 +85,7 @@ class RosterSource:
 
         A gateway that claims a version from the future (the database was restored) gets the present one at once.
         """
+        self._held[gateway] = newer_than
         loop = asyncio.get_running_loop()
         deadline = loop.time() + timeout
         while not self._closed:

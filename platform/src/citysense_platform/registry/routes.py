@@ -38,13 +38,18 @@ _DEVICE = {
     **_REQUEST,
     "kind": "waterlogging_gauge",
     "site": {"id": 1, **_SITE},
-    "gateway": "gw-1",
+    "gateway": "gateway-1",
     "credential": {"kind": "password", "username": "gauge-001"},
     "created": "2026-11-20T03:00:00.123Z",
     "revoked": None,
     "version": 1,
+    "in_force": True,
 }
-_FRESH = {**_DEVICE, "credential": {"kind": "password", "username": "gauge-001", "secret": "shown once"}}
+_FRESH = {
+    **_DEVICE,
+    "in_force": False,
+    "credential": {"kind": "password", "username": "gauge-001", "secret": "shown once"},
+}
 _NOT_FOUND = ("not_found", "there is no device 'gauge-001'")
 _UNKNOWN_PROFILE = ("unknown_profile", "there is no profile 'generic/gauge'; GET /api/v1/profiles lists them")
 _ENDPOINT = ("endpoint_not_allowed", "generic/water-gauge calls us over coap, mqtt and has no endpoint; leave it out")
@@ -95,7 +100,7 @@ def _add_devices(router: APIRouter, registry: Registry, catalogue: Catalogue) ->
     ) -> dict[str, Any]:
         rows = await registry.devices(profile=profile, site=site, after=cursor, limit=limit + 1)
         listed = page(rows, limit, lambda device: device.id)
-        return {**listed, "items": [device_body(device, catalogue.get(device.profile)) for device in listed["items"]]}
+        return {**listed, "items": [_body(device, registry, catalogue) for device in listed["items"]]}
 
     @router.get(
         "/devices/{device_id}",
@@ -106,7 +111,7 @@ def _add_devices(router: APIRouter, registry: Registry, catalogue: Catalogue) ->
     )
     async def device(device_id: str) -> dict[str, Any]:
         """Revoked ones stay readable."""
-        return _shown(await registry.device(device_id), device_id, catalogue)
+        return _shown(await registry.device(device_id), device_id, registry, catalogue)
 
 
 def _add_changes(router: APIRouter, registry: Registry, catalogue: Catalogue) -> None:
@@ -133,7 +138,7 @@ def _add_changes(router: APIRouter, registry: Registry, catalogue: Catalogue) ->
         outcome = await registry.change(device_id, body.change())
         if isinstance(outcome, Refusal):
             raise _refused(outcome)
-        return _shown(outcome, device_id, catalogue)
+        return _shown(outcome, device_id, registry, catalogue)
 
     @router.post(
         "/devices/{device_id}/revoke",
@@ -149,7 +154,7 @@ def _add_changes(router: APIRouter, registry: Registry, catalogue: Catalogue) ->
     )
     async def revoke(device_id: str) -> dict[str, Any]:
         """Its credentials end with it. Doing it again changes nothing."""
-        return _shown(await registry.revoke(device_id), device_id, catalogue)
+        return _shown(await registry.revoke(device_id), device_id, registry, catalogue)
 
 
 def _add_profiles(router: APIRouter, catalogue: Catalogue) -> None:
@@ -161,10 +166,14 @@ def _add_profiles(router: APIRouter, catalogue: Catalogue) -> None:
         return {"items": [profile_body(profile) for profile in catalogue], "next": None}
 
 
-def _shown(device: Device | None, device_id: str, catalogue: Catalogue) -> dict[str, Any]:
+def _shown(device: Device | None, device_id: str, registry: Registry, catalogue: Catalogue) -> dict[str, Any]:
     if device is None:
         raise Problem(404, "not_found", f"there is no device {device_id!r}")
-    return device_body(device, catalogue.get(device.profile))
+    return _body(device, registry, catalogue)
+
+
+def _body(device: Device, registry: Registry, catalogue: Catalogue) -> dict[str, Any]:
+    return device_body(device, catalogue.get(device.profile), in_force=registry.in_force(device))
 
 
 def _refused(refusal: Refusal) -> Problem:
