@@ -263,6 +263,7 @@ def test_every_acknowledgement_leaves_after_the_sync(
     senders = send_over_mqtt(instance.mqtt_port, secrets) | send_over_coap(instance.coap_port, by_coap)
     instance.close()
     findings = judge(calls(iter(trace_file.read_text().splitlines())), senders)
+    assert set(senders.values()) - findings.acknowledged == set()
     assert len(findings.acknowledged) == 2 * DEVICES
     if synchronous == "FULL":
         assert findings.too_early == set()

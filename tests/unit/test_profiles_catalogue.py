@@ -46,7 +46,7 @@ def test_the_catalogue_holds_what_gateway_and_simulator_build_on() -> None:
         "ykc/pile-v1-6",
     )
     assert [profile.id for profile in catalogue if profile.native] == ["generic/water-gauge"]
-    assert [profile.id for profile in catalogue if profile.personal] == ["impinj/r700"]
+    assert [profile.id for profile in catalogue if profile.personal] == ["generic/nbiot-lock", "impinj/r700"]
     assert {profile.id for profile in catalogue if profile.plan_reads()} == {
         "alpitronic/hypercharger",
         "dfrobot/sen0676",

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from citysense import wire
 from citysense_platform.rules import book
-from citysense_platform.rules.engine import Engine
+from citysense_platform.rules.engine import HORIZON_MS, Engine
 from citysense_platform.rules.lanes import MAX_STEP_MS, Lane
 from citysense_platform.rules.model import DEFAULT_PACK, load_pack
 from citysense_platform.rules.state import RuleState, Transition, TransitionKind
@@ -194,3 +194,16 @@ def test_states_of_a_rule_that_is_gone_are_kept() -> None:
     assert play(engine, [level(3.0, 1), (SAFETY, wire.Tick(time=5))]) == []
     assert engine.states["old-rule", "g1"].episode == 3
     assert ("old-rule", "g1") not in engine.changed
+
+
+@pytest.mark.parametrize(("age", "judged"), [(HORIZON_MS, True), (HORIZON_MS + 1, False)])
+def test_backlog_is_not_judged(age: int, judged: bool) -> None:
+    """Old on arrival at the gateway, or old on arrival here: nobody is called for it."""
+    now = 1_795_190_934_423
+    for story in (
+        [level(55.0, now - age, received=now), level(55.0, now - age + 2_000, received=now + 2_000)],
+        [(SAFETY, wire.Tick(now)), level(55.0, now - age), level(55.0, now - age + 1)],
+    ):
+        engine = Engine(load_pack(DEFAULT_PACK, speed=60_000))
+        assert bool(play(engine, story)) == judged
+        assert (engine.outcomes["backlog"] == 0) == judged

@@ -28,7 +28,11 @@ def test_flag_beats_variable_beats_file() -> None:
     settings, origins = load_settings({"api_port": 10}, {"CITYSENSE_API_PORT": "20", "CITYSENSE_MQTT_PORT": "21"})
     assert (settings.api_port, settings.mqtt_port, settings.coap_port) == (10, 21, 3)
     sources = {origin.name: origin.source for origin in origins}
-    assert (sources["api_port"], sources["mqtt_port"], sources["coap_port"]) == ("flag", "CITYSENSE_MQTT_PORT", "citysense.toml")
+    assert (sources["api_port"], sources["mqtt_port"], sources["coap_port"]) == (
+        "flag",
+        "CITYSENSE_MQTT_PORT",
+        "citysense.toml",
+    )
 
 
 @pytest.mark.parametrize(

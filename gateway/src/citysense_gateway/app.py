@@ -240,7 +240,7 @@ async def run(settings: GatewaySettings, stop: asyncio.Event | None = None) -> N
     sealer = Sealer(load_or_create_key(settings.data / "keys" / "sealing.key"))
     pseudonym = TagPseudonym(load_or_create_key(settings.data / "keys" / "pseudonym.key"))
     token = load_or_create_secret(settings.data / "gateway-token")
-    spool = Spool(settings.data / "spool.db", clock=clock, crash=crash)
+    spool = Spool(settings.data / "spool.db", clock=clock, crash=crash, synchronous=settings.synchronous)
     spool.open()
     try:
         async with PlatformClient(settings.platform_url, token, certificate=settings.tls_cert) as client:

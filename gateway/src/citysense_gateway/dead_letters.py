@@ -18,6 +18,9 @@ MAX_RAW = 65_536
 GATEWAY = "gateway"
 """Owner of the seal of frames of no known device."""
 
+NO_VALUE = "no_value"
+"""Reason of a letter beside a stored frame: a sentinel of the device's stands where a value should."""
+
 Seal = Callable[[str, bytes], bytes]
 """(owner, clear) -> sealed; see `keys.Sealer.seal`."""
 

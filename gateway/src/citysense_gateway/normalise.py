@@ -15,9 +15,11 @@ from citysense_gateway.frame import Frame
 from citysense_profiles.reading import Decoded, ReadingClass, Sample, Value
 from citysense_profiles.vocabulary import Metric, Vocabulary
 
-OLDEST_MS = 30 * 24 * 3600 * 1000
+OLDEST_MS = 1_420_070_400_000
+"""2015-01-01. Clocks that were never set start at 1970, 1980, 2000 or at the firmware's build date; nothing that a city
+installs today remembers readings from before."""
 NEWEST_MS = 5 * 60 * 1000
-"""An event time before or after this span around the time of arrival is a wrong clock, not a reading of then."""
+"""An event time further ahead of the time of arrival is a wrong clock, not a reading of then."""
 TIME = "time"
 """Stands among the suspect metrics of a sample whose event time was replaced."""
 _URGENCY = (ReadingClass.SAFETY, ReadingClass.STATE, ReadingClass.BULK)
@@ -56,7 +58,7 @@ def normalise(
 def _event_time(time: int | None, received: int) -> tuple[int, bool]:
     if time is None:
         return received, False
-    if received - OLDEST_MS <= time <= received + NEWEST_MS:
+    if OLDEST_MS <= time <= received + NEWEST_MS:
         return time, False
     return received, True
 

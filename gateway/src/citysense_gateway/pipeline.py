@@ -13,7 +13,7 @@ from citysense import wire
 from citysense.crash_points import CrashPoints
 from citysense.errors import StorageError
 from citysense_gateway.counters import FrameCounters
-from citysense_gateway.dead_letters import Quota, Seal, dead_letter, printable
+from citysense_gateway.dead_letters import NO_VALUE, Quota, Seal, dead_letter, printable
 from citysense_gateway.devices import Device, Devices
 from citysense_gateway.fingerprint import fingerprint
 from citysense_gateway.frame import Frame, Kind, Reason, Verdict
@@ -66,7 +66,11 @@ class Pipeline:
         decoded, readings = usable
         try:
             stored = await self._spool.store(
-                device.id, readings, fingerprint(frame, device.id, decoded), received=frame.received_at
+                device.id,
+                readings,
+                fingerprint(frame, device.id, decoded),
+                received=frame.received_at,
+                beside=self._without_value(frame, device, decoded),
             )
         except StorageError as e:
             return self._ended(Verdict(kind=Kind.UNAVAILABLE, detail=str(e)))
@@ -92,6 +96,16 @@ class Pipeline:
             return decoded, normalise(frame, device, decoded, vocabulary=self._vocabulary, pseudonym=self._pseudonym)
         except UnicodeEncodeError:
             return Rejection(reason=Reason.UNDECODABLE, detail="value: the tag id holds what is no text")
+
+    def _without_value(self, frame: Frame, device: Device, decoded: Decoded) -> wire.DeadLetter | None:
+        """A trace of a frame that says "no value" for a metric: nothing is stored in its place, and somebody may want to
+        know why the curve has a gap."""
+        missing = sorted({metric for sample in decoded.samples for metric in sample.missing})
+        if not missing or not self._quota.take(frame):
+            return None
+        self._counters.add("no_value")
+        detail = f"the device reports no value for {', '.join(missing)}; what else the frame holds is stored"
+        return dead_letter(frame, reason=NO_VALUE, detail=detail, device=device, seal=self._seal)
 
     async def _reject(self, frame: Frame, device: Device | None, why: Rejection) -> Verdict:
         """The verdict on a frame that cannot be used, after the commit of its dead letter."""

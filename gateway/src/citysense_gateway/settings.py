@@ -32,6 +32,9 @@ class GatewaySettings:
     profiles: Path | None = None
     """A city's own profiles, beside those that are shipped."""
     gateway: str = DEFAULT_GATEWAY
+    synchronous: str = "FULL"
+    """How the spool commits. Anything but FULL breaks the promise behind every acknowledgement; it is there to show
+    that the test of that promise can fail."""
 
     @property
     def on_loopback(self) -> bool:
@@ -72,6 +75,7 @@ def parse(arguments: Sequence[str]) -> GatewaySettings:
     parser.add_argument("--tls-key", type=Path, metavar="FILE", help="private key (PEM) of the certificate")
     parser.add_argument("--profiles", type=Path, metavar="DIR", help="a city's own profiles")
     parser.add_argument("--gateway", default=DEFAULT_GATEWAY, metavar="NAME", help="name of this gateway")
+    parser.add_argument("--synchronous", choices=("FULL", "NORMAL"), default="FULL", help=argparse.SUPPRESS)
     parser.add_argument("--insecure", action="store_true", help="listen beyond loopback without TLS")
     given = parser.parse_args(arguments)
     return checked(
@@ -86,5 +90,6 @@ def parse(arguments: Sequence[str]) -> GatewaySettings:
             tls_key=given.tls_key,
             profiles=given.profiles,
             gateway=given.gateway,
+            synchronous=given.synchronous,
         )
     )

@@ -52,6 +52,7 @@ class Spool:
         *,
         clock: Clock,
         crash: CrashPoints,
+        synchronous: str = "FULL",
         reserve_bytes: int = RESERVE_BYTES,
         max_bytes: int = MAX_BYTES,
         max_keys: int = MAX_KEYS,
@@ -61,6 +62,7 @@ class Spool:
             clock=clock,
             crash=crash,
             crash_prefix="spool",
+            synchronous=synchronous,
             schema=_prepare,
             reserve_bytes=reserve_bytes,
             max_bytes=max_bytes,
@@ -77,9 +79,17 @@ class Spool:
         self.log.close()
 
     async def store(
-        self, device: str, readings: Mapping[ReadingClass, wire.Readings], fingerprint: Fingerprint, *, received: int
+        self,
+        device: str,
+        readings: Mapping[ReadingClass, wire.Readings],
+        fingerprint: Fingerprint,
+        *,
+        received: int,
+        beside: wire.DeadLetter | None = None,
     ) -> Stored:
         """Append the readings of one frame, all or none, unless the frame is a repeat; returns after the commit.
+
+        `beside` is a dead letter to keep with them, of a frame that was usable only in part.
 
         Raises StorageError where nothing could be stored.
         """
@@ -87,6 +97,8 @@ class Spool:
             Entry(cls=cls, body=wire.encode(of_class), device=device, time=received)
             for cls, of_class in readings.items()
         ]
+        if beside is not None:
+            entries.append(Entry(cls=ReadingClass.STATE, body=wire.encode(beside), device=device, time=received))
 
         def plan(connection: sqlite3.Connection) -> tuple[list[Entry], Stored]:
             stored = _recognise(connection, device, fingerprint, received)

@@ -23,6 +23,10 @@ Key = tuple[str, str]
 RULE_LANES = (ReadingClass.SAFETY, ReadingClass.STATE)
 """Lanes that rules read, the more urgent first."""
 
+HORIZON_MS = 15 * 60 * 1000
+"""A reading that is older than this on arrival is backlog. Long enough for an NB-IoT device that sleeps and for a restart
+of everything; shorter than the quickest pump crew."""
+
 _FRESH = RuleState()
 
 
@@ -60,7 +64,7 @@ class Engine:
         """Judge one record of a lane; records of a lane come in the order of their offsets."""
         self.lanes[lane] = self.lanes[lane].read_to(offset)
         if isinstance(body, wire.Readings):
-            return self._readings(body)
+            return self._readings(lane, body)
         if isinstance(body, wire.Tick):
             self.lanes[lane] = self.lanes[lane].tick(body.time)
             return self._tick(lane)
@@ -71,9 +75,14 @@ class Engine:
         self.lanes[lane] = self.lanes[lane].read_to(offset)
         self.outcomes["unreadable"] += 1
 
-    def _readings(self, readings: wire.Readings) -> list[Transition]:
+    def _readings(self, lane: ReadingClass, readings: wire.Readings) -> list[Transition]:
         found: list[Transition] = []
+        # By the ticks of the log and not by a clock, so that a replay tomorrow judges what was judged today.
+        arrived = max(readings.received, self.lanes[lane].ticked)
         for sample in readings.samples:
+            if arrived - sample.time > HORIZON_MS:
+                self.outcomes[Outcome.BACKLOG] += sum(metric in self._by_metric for metric in sample.values)
+                continue
             for metric in sample.missing:
                 if metric in self._by_metric:
                     self.outcomes[Outcome.MISSING] += 1

@@ -104,6 +104,8 @@ class Outcome(StrEnum):
     """The event that was judged already."""
     NOT_ASKED_FOR = "not_asked_for"
     """An event of another kind than the rule looks for."""
+    BACKLOG = "backlog"
+    """Older than the horizon when it got here: stored by others; nobody is to be called for yesterday's water."""
     SUSPECT = "suspect"
     """Flagged as implausible."""
     MISSING = "missing"

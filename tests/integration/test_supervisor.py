@@ -1,0 +1,132 @@
+"""The supervisor: a killed child comes back, a clean stop is clean, and nobody outlives the supervisor."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from citysense.cli.supervisor import Program, Supervisor
+from citysense.clock import SystemClock
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    async with asyncio.timeout(30):
+        while not condition():
+            await asyncio.sleep(0.02)
+
+
+@pytest.fixture
+def module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], str]:
+    """Makes an importable module of a few lines and gives its name."""
+
+    def make(body: str) -> str:
+        name = f"child_{abs(hash(body))}"
+        (tmp_path / f"{name}.py").write_text(textwrap.dedent(body))
+        return name
+
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    return make
+
+
+def alive(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+SLEEPER = """
+    import signal, sys, time
+    signal.signal(signal.SIGTERM, lambda *_: (print("bye", file=sys.stderr), sys.exit(0)))
+    print("ready", file=sys.stderr, flush=True)
+    time.sleep(600)
+"""
+
+
+async def test_a_killed_child_is_started_again_and_a_stop_is_clean(
+    tmp_path: Path, module: Callable[[str], str]
+) -> None:
+    supervisor = Supervisor(
+        [Program(name="sleeper", module=module(SLEEPER), arguments=[])], logs=tmp_path / "logs", clock=SystemClock()
+    )
+    supervisor.start()
+    child = supervisor.children["sleeper"]
+    try:
+        await until(lambda: "ready" in child.last_lines)
+        assert child.process is not None
+        first = child.process.pid
+        os.kill(first, signal.SIGKILL)
+        await until(
+            lambda: child.process is not None and child.process.pid != first and child.last_lines.count("ready") == 2
+        )
+        assert child.restarts == 1
+        assert not child.failed.is_set(), "a kill is no fault of the set-up"
+    finally:
+        await supervisor.stop()
+    assert not alive(child.process.pid)
+    assert child.last_lines[-1] == "bye"
+    assert "ready" in (tmp_path / "logs" / "sleeper.log").read_text()
+
+
+async def test_a_child_that_cannot_start_says_so(tmp_path: Path, module: Callable[[str], str]) -> None:
+    body = 'import sys\nprint("no rules here", file=sys.stderr)\nsys.exit(1)\n'
+    supervisor = Supervisor(
+        [Program(name="broken", module=module(body), arguments=[])], logs=tmp_path / "logs", clock=SystemClock()
+    )
+    supervisor.start()
+    child = supervisor.children["broken"]
+    try:
+        await until(child.failed.is_set)
+        assert "no rules here" in child.last_lines
+    finally:
+        await supervisor.stop()
+
+
+def test_nobody_outlives_a_killed_supervisor(tmp_path: Path, module: Callable[[str], str]) -> None:
+    child = module(
+        """
+        import os, sys, time
+        from pathlib import Path
+        from citysense.parent import end_with_parent
+        end_with_parent(os.environ)
+        Path(sys.argv[1]).write_text(str(os.getpid()))
+        time.sleep(600)
+        """
+    )
+    parent = f"""
+import asyncio
+from pathlib import Path
+from citysense.cli.supervisor import Program, Supervisor
+from citysense.clock import SystemClock
+
+async def main():
+    program = Program(name="child", module={child!r}, arguments=[{str(tmp_path / "pid")!r}])
+    Supervisor([program], logs=Path({str(tmp_path / "logs")!r}), clock=SystemClock()).start()
+    await asyncio.sleep(600)
+
+asyncio.run(main())
+"""
+    with subprocess.Popen([sys.executable, "-c", parent]) as process:
+        pid_file = tmp_path / "pid"
+        for _ in range(600):
+            if pid_file.exists() and pid_file.read_text():
+                break
+            subprocess.run(["sleep", "0.05"], check=True)
+        pid = int(pid_file.read_text())
+        assert alive(pid)
+        process.kill()
+        process.wait()
+    for _ in range(200):
+        if not alive(pid):
+            return
+        subprocess.run(["sleep", "0.05"], check=True)
+    os.kill(pid, signal.SIGKILL)
+    pytest.fail("the child outlived its supervisor")
