@@ -68,7 +68,7 @@ def native(seq: int, level: float) -> bytes:
     ("name", "message", "payload", "reason", "words"),
     [
         ("unknown-message", "weather", bytes.fromhex(LEVEL_FRAME), "no_match", "weather"),
-        ("other-layout", "report", b"\x01" * 17, "undecodable", "byte 0"),
+        ("other-layout", "report", b"\x01" * 17, "no_match", "byte is 01"),
         ("truncated", "report", bytes.fromhex(LEVEL_FRAME)[:9], "undecodable", "truncated"),
         ("empty", "report", b"", "undecodable", "truncated"),
     ],

@@ -25,7 +25,7 @@ from citysense_gateway.fingerprint import COAP_EXCHANGE_MS, KEPT_MS
 from citysense_gateway.frame import Frame, Identity, Kind, Reason, Receipt, Transport, Verdict
 from citysense_gateway.pipeline import Pipeline
 from citysense_gateway.sequence import Sequence, receive
-from citysense_gateway.spool import BOOTS_KEPT, Spool
+from citysense_gateway.spool import BOOTS_KEPT, MAX_KEYS, Spool
 from citysense_profiles.catalogue import load_catalogue
 from citysense_profiles.reading import ReadingClass
 from citysense_profiles.vocabulary import load_vocabulary
@@ -61,9 +61,9 @@ class Bench:
         return [body for body in self.records(ReadingClass.SAFETY) if isinstance(body, wire.Readings)]
 
 
-def bench(folder: Path, **options: int) -> Bench:
+def bench(folder: Path, *, max_keys: int = MAX_KEYS) -> Bench:
     clock, crash, counters = SetClock(NOW), CrashPoints(), FrameCounters()
-    spool = Spool(folder / "spool.db", clock=clock, crash=crash, reserve_bytes=1 << 16, **options)
+    spool = Spool(folder / "spool.db", clock=clock, crash=crash, reserve_bytes=1 << 16, max_keys=max_keys)
     devices = Devices(CATALOGUE)
     devices.replace(Roster(version=1, devices=list(DEVICES)))
     pipeline = Pipeline(

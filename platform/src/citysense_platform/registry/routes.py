@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated, Any
 
+import yaml
 from fastapi import APIRouter, Body, Query
 
 from citysense_platform.api.openapi import problem_responses
@@ -24,35 +26,14 @@ from citysense_platform.registry.device import Device
 from citysense_platform.registry.registry import Registry
 from citysense_profiles.catalogue import Catalogue
 
-_SITE = {"name": "Underpass 1", "lon": 113.45, "lat": 30.36, "datum": "wgs84"}
-_REQUEST = {
-    "id": "gauge-001",
-    "profile": "generic/water-gauge",
-    "site": _SITE,
-    "endpoint": None,
-    "serial": None,
-    "settings": {"mount.height": 250},
-    "credential": {"kind": "password"},
-}
-_DEVICE = {
-    **_REQUEST,
-    "kind": "waterlogging_gauge",
-    "site": {"id": 1, **_SITE},
-    "gateway": "gateway-1",
-    "credential": {"kind": "password", "username": "gauge-001"},
-    "created": "2026-11-20T03:00:00.123Z",
-    "revoked": None,
-    "version": 1,
-    "in_force": True,
-}
-_FRESH = {
-    **_DEVICE,
-    "in_force": False,
-    "credential": {"kind": "password", "username": "gauge-001", "secret": "shown once"},
-}
-_NOT_FOUND = ("not_found", "there is no device 'gauge-001'")
-_UNKNOWN_PROFILE = ("unknown_profile", "there is no profile 'generic/gauge'; GET /api/v1/profiles lists them")
-_ENDPOINT = ("endpoint_not_allowed", "generic/water-gauge calls us over coap, mqtt and has no endpoint; leave it out")
+# Examples name a profile, and profiles are data: they stand in a file of their own.
+_EXAMPLES = yaml.safe_load(Path(__file__).with_name("examples.yaml").read_text(encoding="utf-8"))
+_REQUEST = _EXAMPLES["request"]
+_DEVICE = {**_REQUEST, **_EXAMPLES["device"]}
+_FRESH = {**_DEVICE, **_EXAMPLES["fresh"]}
+_NOT_FOUND = ("not_found", _EXAMPLES["not_found"])
+_UNKNOWN_PROFILE = ("unknown_profile", _EXAMPLES["unknown_profile"])
+_ENDPOINT = ("endpoint_not_allowed", _EXAMPLES["endpoint_not_allowed"])
 
 
 def registry_routes(registry: Registry, catalogue: Catalogue) -> APIRouter:
