@@ -7,11 +7,15 @@ import gc
 import inspect
 import os
 import shutil
+import socket
 import subprocess
 import threading
-from collections.abc import AsyncIterator, Iterator
+import time
+import urllib.request
+from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.error import URLError
 
 import pytest
 import pytest_asyncio
@@ -135,3 +139,76 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
         )
     if IN_CI and terminalreporter.stats.get("skipped"):
         terminalreporter.write_line("CI: skipped tests count as failures", red=True)
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+class Influxd:
+    """Debian's InfluxDB with its files in a folder of the test."""
+
+    def __init__(self, program: str, folder: Path) -> None:
+        self._program = program
+        self.port = _free_port()
+        self.url = f"http://127.0.0.1:{self.port}"
+        self._config = folder / "influxdb.conf"
+        self._config.write_text(
+            f"""
+            reporting-disabled = true
+            bind-address = "127.0.0.1:{_free_port()}"
+            [meta]
+              dir = "{folder}/meta"
+            [data]
+              dir = "{folder}/data"
+              wal-dir = "{folder}/wal"
+              query-log-enabled = false
+            [monitor]
+              store-enabled = false
+            [http]
+              bind-address = "127.0.0.1:{self.port}"
+              log-enabled = false
+            """
+        )
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        command = [self._program, "-config", str(self._config)]
+        self._process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        deadline = time.monotonic() + 30
+        while True:
+            try:
+                with urllib.request.urlopen(f"{self.url}/ping", timeout=5):
+                    return
+            except (URLError, OSError):
+                assert self._process.poll() is None, "influxd ended at its start"
+                assert time.monotonic() < deadline, "influxd did not answer within 30 s"
+                time.sleep(0.02)
+
+    def kill(self) -> None:
+        assert self._process is not None
+        self._process.kill()
+        self._process.wait()
+
+
+@pytest.fixture(scope="session")
+def new_influxd() -> Callable[[Path], Influxd]:
+    """Makes a server that keeps its data in a folder; started by `start`, ended by `kill`."""
+
+    def make(folder: Path) -> Influxd:
+        path = _path(PEERS["influxd"])
+        assert path is not None
+        return Influxd(path, folder)
+
+    return make
+
+
+@pytest.fixture(scope="module")
+def influxd(new_influxd: Callable[[Path], Influxd], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Influxd]:
+    """A running InfluxDB 1.6, shared by the tests of a module."""
+    server = new_influxd(tmp_path_factory.mktemp("influxd"))
+    server.start()
+    yield server
+    server.kill()

@@ -38,10 +38,23 @@ class Instance:
     coap_port: int = field(default_factory=lambda: free_port(socket.SOCK_DGRAM))
     process: subprocess.Popen[str] | None = None
     others: list[subprocess.Popen[str]] = field(default_factory=list)
+    prefix: list[str] = field(default_factory=list)
+    """Words in front of the command, to run it in a namespace of its own."""
+    inside: Path | None = None
+    """The data folder as that namespace sees it."""
+    console: Path | None = None
 
     def start(self, *options: str) -> None:
         """Start it and wait until it takes devices. The console's output goes to DATA.txt."""
-        command = [str(CITYSENSE), "up", "--data", str(self.data), "--api-port", str(self.api_port)]
+        command = [
+            *self.prefix,
+            str(CITYSENSE),
+            "up",
+            "--data",
+            str(self.inside or self.data),
+            "--api-port",
+            str(self.api_port),
+        ]
         command += ["--mqtt-port", str(self.mqtt_port), "--coap-port", str(self.coap_port), *options]
         with self.output_file.open("a") as output:
             self.process = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT, text=True)
@@ -72,7 +85,7 @@ class Instance:
 
     @property
     def output_file(self) -> Path:
-        return self.data.with_suffix(".txt")
+        return self.console or self.data.with_suffix(".txt")
 
     def output(self) -> str:
         return self.output_file.read_text()

@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import socket
-import subprocess
-import time
 import urllib.request
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from urllib.error import URLError
+from typing import Any
 
 import pytest
 
@@ -53,60 +51,6 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-class Influxd:
-    """Debian's InfluxDB with its files in a folder of the test."""
-
-    def __init__(self, program: str, folder: Path) -> None:
-        self._program = program
-        self.port = free_port()
-        self.url = f"http://127.0.0.1:{self.port}"
-        self._config = folder / "influxdb.conf"
-        self._config.write_text(
-            f"""
-            reporting-disabled = true
-            bind-address = "127.0.0.1:{free_port()}"
-            [meta]
-              dir = "{folder}/meta"
-            [data]
-              dir = "{folder}/data"
-              wal-dir = "{folder}/wal"
-              query-log-enabled = false
-            [monitor]
-              store-enabled = false
-            [http]
-              bind-address = "127.0.0.1:{self.port}"
-              log-enabled = false
-            """
-        )
-        self._process: subprocess.Popen[bytes] | None = None
-
-    def start(self) -> None:
-        command = [self._program, "-config", str(self._config)]
-        self._process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        deadline = time.monotonic() + 30
-        while True:
-            try:
-                with urllib.request.urlopen(f"{self.url}/ping", timeout=5):
-                    return
-            except (URLError, OSError):
-                assert self._process.poll() is None, "influxd ended at its start"
-                assert time.monotonic() < deadline, "influxd did not answer within 30 s"
-                time.sleep(0.02)
-
-    def kill(self) -> None:
-        assert self._process is not None
-        self._process.kill()
-        self._process.wait()
-
-
-@pytest.fixture(scope="module")
-def influxd(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Influxd]:
-    server = Influxd("influxd", tmp_path_factory.mktemp("influxd"))
-    server.start()
-    yield server
-    server.kill()
-
-
 Make = Callable[[], TelemetryStore]
 
 
@@ -115,7 +59,7 @@ def make(request: pytest.FixtureRequest, tmp_path: Path) -> Make:
     """Gives the same store again and again, as a process that restarts would."""
     if request.param == "embedded":
         return lambda: EmbeddedStore(tmp_path / "telemetry", clock=SetClock(NOW))
-    server: Influxd = request.getfixturevalue("influxd")
+    server: Any = request.getfixturevalue("influxd")
     target = parse_target(f"{server.url}?db={tmp_path.name}")
     return lambda: InfluxStore(target, tmp_path / "telemetry", refused=unexpected)
 
@@ -302,8 +246,8 @@ async def until_taken(attempt: Callable[[], Awaitable[None]]) -> int:
 
 
 @pytest.mark.peer("influxd")
-async def test_killing_influxd_while_it_is_written_to_loses_nothing(peer_path: str, tmp_path: Path) -> None:
-    server = Influxd(peer_path, tmp_path)
+async def test_killing_influxd_while_it_is_written_to_loses_nothing(new_influxd: Any, tmp_path: Path) -> None:
+    server = new_influxd(tmp_path)
     server.start()
     store = InfluxStore(parse_target(f"{server.url}?db=killed"), tmp_path / "telemetry", refused=unexpected)
     kills, failures = 3, 0
@@ -324,7 +268,7 @@ async def test_killing_influxd_while_it_is_written_to_loses_nothing(peer_path: s
 
 
 @pytest.mark.peer("influxd")
-async def test_a_point_that_influxd_refuses_stands_alone(influxd: Influxd, tmp_path: Path) -> None:
+async def test_a_point_that_influxd_refuses_stands_alone(influxd: Any, tmp_path: Path) -> None:
     refused: list[RefusedPoint] = []
 
     async def note(one: RefusedPoint) -> None:
@@ -346,7 +290,7 @@ async def test_a_point_that_influxd_refuses_stands_alone(influxd: Influxd, tmp_p
 
 
 @pytest.mark.peer("influxd")
-async def test_a_dropped_database_is_made_again(influxd: Influxd, tmp_path: Path) -> None:
+async def test_a_dropped_database_is_made_again(influxd: Any, tmp_path: Path) -> None:
     target = parse_target(f"{influxd.url}?db={tmp_path.name}")
     store = InfluxStore(target, tmp_path / "telemetry", refused=unexpected)
     async with opened(store):
