@@ -43,6 +43,8 @@ class Instance:
     inside: Path | None = None
     """The data folder as that namespace sees it."""
     console: Path | None = None
+    scheme: str = "http"
+    open: Callable[..., Any] = urllib.request.urlopen
 
     def start(self, *options: str) -> None:
         """Start it and wait until it takes devices. The console's output goes to DATA.txt."""
@@ -136,14 +138,14 @@ class Instance:
 
     def ask(self, method: str, path: str, body: Any = None, *, token: str | None = None) -> tuple[int, Any]:
         """Status and JSON body of an answer, whatever the status."""
-        request = urllib.request.Request(f"http://127.0.0.1:{self.api_port}{path}", method=method)
+        request = urllib.request.Request(f"{self.scheme}://127.0.0.1:{self.api_port}{path}", method=method)
         request.add_header("Authorization", f"Bearer {self.token if token is None else token}")
         data = None
         if body is not None:
             request.add_header("Content-Type", "application/json")
             data = json.dumps(body).encode()
         try:
-            with urllib.request.urlopen(request, data=data, timeout=20) as answer:
+            with self.open(request, data=data, timeout=20) as answer:
                 status, raw = answer.status, answer.read()
         except urllib.error.HTTPError as refusal:
             with refusal:

@@ -6,7 +6,6 @@ Owns one HTTP session and the addresses of the ingest interface. A call either g
 
 from __future__ import annotations
 
-import ssl
 from pathlib import Path
 from typing import TypeVar
 
@@ -14,7 +13,8 @@ import aiohttp
 import msgspec
 
 from citysense import wire
-from citysense.errors import Refused, SetupError, UpstreamError
+from citysense.errors import Refused, UpstreamError
+from citysense.pinned_tls import pinned
 from citysense_profiles.reading import ReadingClass
 
 POST_S = 10.0
@@ -53,7 +53,7 @@ class PlatformClient:
         self._rosters = msgspec.msgpack.Decoder(wire.Roster)
 
     async def __aenter__(self) -> PlatformClient:
-        tls = _pinned(self._certificate) if self._certificate is not None else None
+        tls = pinned(self._certificate) if self._certificate is not None else None
         self._session = aiohttp.ClientSession(
             connector=aiohttp.TCPConnector(limit=8, ssl=True if tls is None else tls),
             headers={"Authorization": f"Bearer {self._token}"},
@@ -126,16 +126,3 @@ def _words(content: bytes) -> str:
 def _seconds(retry_after: str) -> float | None:
     """Only the form in seconds; the form as a date would hang on two clocks."""
     return min(float(retry_after), LONGEST_WAIT_S) if retry_after.isdigit() else None
-
-
-def _pinned(certificate: Path) -> ssl.SSLContext:
-    """Trusts exactly this certificate. Both processes are of one box and know the file: it is the identity, whatever
-    host names it was made out for."""
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    context.check_hostname = False
-    context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
-    try:
-        context.load_verify_locations(cafile=certificate)
-    except (OSError, ssl.SSLError) as e:
-        raise SetupError(f"{certificate} cannot be used as a certificate ({e}); give a PEM file") from e
-    return context

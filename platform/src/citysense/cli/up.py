@@ -8,6 +8,7 @@ import os
 import signal
 import socket
 from collections.abc import Sequence
+from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from citysense.cli.supervisor import Child, Program, Supervisor
 from citysense.clock import SystemClock
 from citysense.errors import SetupError, UpstreamError
 from citysense.keys import load_or_create_secret
+from citysense.pinned_tls import pinned
 from citysense.settings import Settings, load_settings
 from citysense_sim.scenario import find_scenario
 
@@ -70,6 +72,7 @@ def run(arguments: argparse.Namespace) -> int:
     }
     settings, _ = load_settings(given, os.environ, arguments.config)
     scenario = None if settings.scenario == "none" else find_scenario(settings.scenario)
+    require_reachable(settings, scenario)
     require_free(settings.bind, wanted_ports(settings))
     with DataFolder(settings.data) as folder:
         token = load_or_create_secret(folder.path / "admin-token")
@@ -85,12 +88,27 @@ def wanted_ports(settings: Settings) -> list[Port]:
     ]
 
 
+def api_url(settings: Settings) -> str:
+    """Where the processes of this box find the API: on loopback, also when it is served on every address."""
+    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(settings.bind, settings.bind)  # noqa: S104 - compared, not bound
+    scheme = "https" if settings.tls_cert else "http"
+    return f"{scheme}://[{host}]:{settings.api_port}" if ":" in host else f"{scheme}://{host}:{settings.api_port}"
+
+
+def require_reachable(settings: Settings, scenario: Path | None) -> None:
+    """Raises SetupError when the simulated devices could not reach the doors: they speak in clear, on loopback."""
+    if scenario is None:
+        return
+    host = ip_address(settings.bind)
+    if settings.tls_cert is not None or not (host.is_loopback or host.is_unspecified):
+        raise SetupError(
+            "the simulated district speaks in clear on loopback only: add --scenario none to serve real devices"
+        )
+
+
 def programs(settings: Settings, data: Path, scenario: Path | None) -> list[Program]:
     """The processes of one instance, in the order in which they start."""
-    scheme = "https" if settings.tls_cert else "http"
-    # The processes of one box meet on loopback even when the outside is served on another address.
-    inner = "127.0.0.1" if settings.bind in ("0.0.0.0", "::") else settings.bind  # noqa: S104 - compared, not bound
-    url = f"{scheme}://{inner}:{settings.api_port}"
+    url = api_url(settings)
     tls = ["--tls-cert", str(settings.tls_cert), "--tls-key", str(settings.tls_key)] if settings.tls_cert else []
     insecure = ["--insecure"] if settings.insecure else []
     common = ["--data", str(data), "--bind", settings.bind]
@@ -124,9 +142,8 @@ class _Session:
         self._scenario = scenario
         self._clock = SystemClock()
         self._console = Console()
-        scheme = "https" if settings.tls_cert else "http"
         self._around = Surroundings(
-            api=f"{scheme}://{settings.bind}:{settings.api_port}",
+            api=api_url(settings),
             data=data,
             mqtt=f"mqtt://{settings.bind}:{settings.mqtt_port}",
             coap=f"coap://{settings.bind}:{settings.coap_port}",
@@ -147,7 +164,7 @@ class _Session:
         supervisor.start()
         timeout = aiohttp.ClientTimeout(total=3)
         try:
-            async with aiohttp.ClientSession(timeout=timeout) as session:
+            async with aiohttp.ClientSession(timeout=timeout, connector=_connector(self._settings)) as session:
                 await self._watch(StatusFeed(session, self._around.api, self._token), supervisor.children, stop)
         finally:
             self._console.print("stopping …", style="dim")
@@ -179,6 +196,10 @@ class _Session:
                 restarts = {name: child.restarts for name, child in children.items()}
                 view.show(status, self._around, uptime, restarts, self._settings.speed)
                 await _pause(stop, 0.5)
+
+
+def _connector(settings: Settings) -> aiohttp.TCPConnector:
+    return aiohttp.TCPConnector(ssl=pinned(settings.tls_cert) if settings.tls_cert else True)
 
 
 def raise_for_failed(children: Sequence[Child] | Any, data: Path) -> None:
