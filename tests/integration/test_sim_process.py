@@ -92,7 +92,7 @@ class World:
         body = await request.json()
         if body["id"] in self.devices:
             return web.json_response({"code": "duplicate_id"}, status=409)
-        self.devices[body["id"]] = body
+        self.devices[body["id"]] = body | {"in_force": True}
         credential = {"secret": "s3cret"} if "credential" in body else None
         return web.json_response(body | {"credential": credential}, status=201)
 
@@ -184,7 +184,7 @@ async def test_a_second_start_keeps_passwords_and_ports_and_begins_a_new_boot(wo
 
 async def test_a_lost_password_is_told_with_the_files_name(world: World) -> None:
     (world.data / "admin-token").write_text("admin")
-    world.devices["reader-001"] = {"id": "reader-001"}
+    world.devices["reader-001"] = {"id": "reader-001", "in_force": True}
     code, said = await ended(await world.start())
     assert code == 1
     last = said.splitlines()[-1]

@@ -35,9 +35,10 @@ from citysense_sim.scenario import Device, Scenario, find_scenario, load_scenari
 HOST = "127.0.0.1"
 JSON_CONTENT = 50
 TOKEN_POLL_S = 0.2
-SWITCH_ON_S = 0.5
-"""Between registering new devices and switching them on: the gateway has heard of them by then, and they do not begin
-their life in the dead letters. If it takes longer they just try again."""
+SERVED_POLL_S = 0.1
+SWITCH_ON_S = 15.0
+"""How long devices wait for their gateway to know them before they are switched on all the same: no gateway may be there,
+and then they just try again."""
 
 _log = logging.getLogger(__name__)
 
@@ -81,9 +82,9 @@ class Simulator:
             await self._start_stations()
             async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=10)) as session:
                 registrar = Registrar(session, self._settings.api, token)
-                fresh = [await self._register(registrar, device) for device in self._scenario.devices]
-            if any(fresh):
-                await asyncio.sleep(SWITCH_ON_S)
+                for device in self._scenario.devices:
+                    await self._register(registrar, device)
+                await self._wait_until_served(registrar)
             for device in self._scenario.devices:
                 self._state.of(device.id).boot += 1
             self._state.save()
@@ -125,8 +126,17 @@ class Simulator:
             _log.info("%s: Modbus TCP on %s:%d", device.id, HOST, station.port)
         self._state.save()
 
-    async def _register(self, registrar: Registrar, device: Device) -> bool:
-        """Make sure that the platform knows the device as it is; True if it is new there."""
+    async def _wait_until_served(self, registrar: Registrar) -> None:
+        """An installer switches a device on when the gateway knows it; before, its first words would be a stranger's."""
+        until = self._clock.monotonic() + SWITCH_ON_S
+        for device in self._scenario.devices:
+            while not await registrar.in_force(device.id):
+                if self._clock.monotonic() >= until:
+                    return
+                await asyncio.sleep(SERVED_POLL_S)
+
+    async def _register(self, registrar: Registrar, device: Device) -> None:
+        """Make sure that the platform knows the device as it is."""
         memory = self._state.of(device.id)
         station = self._stations.get(device.id)
         endpoint = f"modbus+tcp://{HOST}:{station.port}/{UNIT}" if station else None
@@ -145,7 +155,7 @@ class Simulator:
                 memory.secret = await registrar.create(wanted)
                 self._state.save()
                 _log.info("%s: registered as %s", device.id, device.profile)
-                return True
+                return
             except DeviceExists:
                 # Our own request came through, but its answer did not: with a password that is a lost one.
                 known = await registrar.find(device.id) or {}
@@ -157,7 +167,6 @@ class Simulator:
         if endpoint is not None and known.get("endpoint") != endpoint:
             await registrar.move(device.id, endpoint)
             _log.info("%s: endpoint moved to %s", device.id, endpoint)
-        return False
 
     async def _play(self, context: aiocoap.Context) -> None:
         started = self._clock.monotonic()

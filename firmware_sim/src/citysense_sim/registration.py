@@ -91,6 +91,11 @@ class Registrar:
             raise Refused(f"the platform does not show {device}: {_words(status, answer)}")
         return answer
 
+    async def in_force(self, device: str) -> bool:
+        """True once the device's gateway acts on what was registered. Raises Refused."""
+        known = await self.find(device)
+        return known is not None and bool(known.get("in_force"))
+
     async def move(self, device: str, endpoint: str) -> None:
         """The device listens elsewhere now. Raises Refused."""
         status, answer = await self._ask("PATCH", f"{self._url}/{device}", {"endpoint": endpoint})

@@ -29,6 +29,10 @@ _UNKNOWN = 10**18 - 1
 be of another database."""
 
 
+LONGEST_WAIT_S = 1.0
+"""Between two tries. Until the roster is there, new devices are strangers; asking costs the platform next to nothing."""
+
+
 class RosterKeeper:
     """Polls for the roster. `on_change` is called after the devices were replaced, before the cache is written."""
 
@@ -46,7 +50,7 @@ class RosterKeeper:
         self._devices = devices
         self._client = client
         self._sealer = sealer
-        self._outage = Outage("roster", random)
+        self._outage = Outage("roster", random, longest=LONGEST_WAIT_S)
         self._on_change = on_change
         self._version = _UNKNOWN
         self.current = asyncio.Event()

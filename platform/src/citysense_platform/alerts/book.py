@@ -71,7 +71,7 @@ class AlertBook:
             ),
             now=now,
         )
-        return Opened(case=case_id, received=transition.received)
+        return Opened(case=case_id, received=transition.received, silent=transition.silent)
 
     def _follow(
         self, connection: Connection, transition: Transition, decision: Decision, standing: StandingAlert, now: int

@@ -46,6 +46,8 @@ class Opened:
 
     case: int
     received: int
+    silent: bool = False
+    """A hold ended between two frames: there is no frame whose way could be measured."""
 
 
 Settle = Callable[[Connection, Sequence[Transition]], Sequence[Opened]]
@@ -163,7 +165,7 @@ class RulesRunner:
         engine.changed.clear()
         self._dirty_since = None
         now = self._clock.now_ms()
-        self.frame_to_case.extend(now - case.received for case in opened)
+        self.frame_to_case.extend(now - case.received for case in opened if not case.silent)
         self.cases_opened += len(opened)
         self._committed = {lane: place.offset for lane, place in lanes.items() if place.offset}
 
