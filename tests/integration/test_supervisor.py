@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from citysense.cli.supervisor import Program, Supervisor
+from citysense.cli.supervisor import RESTART_SECONDS, Program, Supervisor, wait_before_restart
 from citysense.clock import SystemClock
 
 
@@ -74,6 +74,49 @@ async def test_a_killed_child_is_started_again_and_a_stop_is_clean(
     assert not alive(child.process.pid)
     assert child.last_lines[-1] == "bye"
     assert "ready" in (tmp_path / "logs" / "sleeper.log").read_text()
+
+
+class QuickYears:
+    """A clock on which every look is a minute later: children seem to have lived long."""
+
+    def __init__(self) -> None:
+        self._now = 0.0
+
+    def now_ms(self) -> int:
+        return int(self._now * 1000)
+
+    def monotonic(self) -> float:
+        self._now += 60.0
+        return self._now
+
+
+async def test_a_steady_child_comes_back_at_once_after_every_kill(
+    tmp_path: Path, module: Callable[[str], str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    waits: list[float] = []
+
+    def note(in_a_row: int) -> float:
+        waits.append(wait_before_restart(in_a_row))
+        return 0.0
+
+    monkeypatch.setattr("citysense.cli.supervisor.wait_before_restart", note)
+    program = Program(name="sleeper", module=module(SLEEPER), arguments=[])
+    supervisor = Supervisor([program], logs=tmp_path / "logs", clock=QuickYears())
+    supervisor.start()
+    child = supervisor.children["sleeper"]
+    try:
+        for kills in (1, 2, 3):
+            await until(lambda n=kills: child.last_lines.count("ready") == n)  # type: ignore[misc]
+            assert child.process is not None
+            os.kill(child.process.pid, signal.SIGKILL)
+            await until(lambda n=kills: len(waits) == n)  # type: ignore[misc]
+    finally:
+        await supervisor.stop()
+    assert waits == [RESTART_SECONDS[0]] * 3
+
+
+def test_a_crash_loop_waits_longer_and_longer() -> None:
+    assert [wait_before_restart(n) for n in range(1, 8)] == [*RESTART_SECONDS, RESTART_SECONDS[-1], RESTART_SECONDS[-1]]
 
 
 async def test_a_child_that_cannot_start_says_so(tmp_path: Path, module: Callable[[str], str]) -> None:

@@ -575,3 +575,17 @@ def test_rfc3339(text: str, milliseconds: int) -> None:
 def test_times_that_are_none(text: object) -> None:
     with pytest.raises(RefusedError):
         TO_MILLISECONDS["rfc3339"](text)
+
+
+@pytest.mark.parametrize(
+    "pack",
+    [
+        b"[" + b",".join([b'{"n":"x"}'] * 1_001) + b"]",
+        b'[{"bn":"' + b"x" * 300 + b'","n":"/3/0/9","v":50}]',
+    ],
+)
+def test_a_pack_built_to_keep_the_decoder_busy_is_refused(pack: bytes) -> None:
+    with pytest.raises(DecodeError) as caught:
+        load_catalogue()["generic/nbiot-lock"].decode(pack, message="report", content=110)
+    assert caught.value.code == "shape"
+    assert "at most" in str(caught.value)

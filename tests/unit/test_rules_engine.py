@@ -207,3 +207,15 @@ def test_backlog_is_not_judged(age: int, judged: bool) -> None:
         engine = Engine(load_pack(DEFAULT_PACK, speed=60_000))
         assert bool(play(engine, story)) == judged
         assert (engine.outcomes["backlog"] == 0) == judged
+
+
+def test_a_gateway_clock_that_was_ahead_does_not_make_a_device_deaf() -> None:
+    """An hour ahead for one record; the flood that follows at the right time is judged."""
+    now = 1_795_190_934_423
+    engine = Engine(PACK)
+    story: Records = [(SAFETY, wire.Tick(now)), level(0.0, now + 3_600_000)]
+    for second in range(10, 20):
+        moment = now + second * 1000
+        story += [(SAFETY, wire.Tick(moment)), level(60.0, moment)]
+    assert [found.kind for found in play(engine, story)] == [TransitionKind.RAISED]
+    assert engine.outcomes["late"] == 0

@@ -65,6 +65,12 @@ def test_beyond_loopback_with_tls_or_insecure() -> None:
     assert load_settings({"bind": "0.0.0.0", "tls_cert": "c.pem", "tls_key": "k.pem"}, {})[0].tls_cert == Path("c.pem")
 
 
+def test_a_password_in_an_address_is_not_shown() -> None:
+    _, origins = load_settings({}, {"CITYSENSE_INFLUX": "http://u:hush@db:8086?db=x"})
+    influx = next(origin for origin in origins if origin.name == "influx")
+    assert shown(influx) == "http://(hidden)@db:8086?db=x"
+
+
 def test_a_secret_is_never_shown() -> None:
     _, origins = load_settings({}, {"CITYSENSE_INFLUX_TOKEN": "hush"})
     token = next(origin for origin in origins if origin.name == "influx_token")

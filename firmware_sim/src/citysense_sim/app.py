@@ -271,6 +271,7 @@ def _arguments(argv: list[str]) -> SimSettings:
 def main(argv: list[str]) -> int:
     """The process. Exit codes: 0 stopped, 1 could not start, 2 wrong use."""
     end_with_parent(os.environ)
+    os.umask(0o077)
     log_to_stderr()
     # pymodbus and aiocoap tell of every connection; only what needs a look belongs here.
     logging.getLogger("pymodbus").setLevel(logging.ERROR)

@@ -22,7 +22,7 @@ import uvicorn
 from citysense.clock import Clock, SystemClock
 from citysense.crash_points import CrashPoints
 from citysense.durable_log import DurableLog
-from citysense.errors import CitysenseError, SetupError, StorageError
+from citysense.errors import CitysenseError, SetupError, StorageClosed, StorageError
 from citysense.keys import load_or_create_key, load_or_create_secret, token_digest
 from citysense.log_lines import log_to_stderr
 from citysense.parent import end_with_parent
@@ -131,6 +131,7 @@ class Platform:
     async def _tend(self, log_file: DurableLog) -> None:
         """Each second: heal after a full disk; each minute: trim what every reader has finished."""
         trimmed = self._clock.monotonic()
+        failures = 0
         while True:
             await asyncio.sleep(1.0)
             try:
@@ -140,8 +141,16 @@ class Platform:
                     for cls in (ReadingClass.SAFETY, ReadingClass.STATE):
                         await log_file.trim(cls, ["rules", "store", "events"], keep=KEEP_OFFSETS)
                     await log_file.trim(ReadingClass.BULK, ["store", "events"], keep=KEEP_OFFSETS)
+            except StorageClosed:
+                raise
             except StorageError as e:
-                log.error("upkeep of the log: %s", e)
+                failures += 1
+                if failures == 1:
+                    log.error("upkeep of the log: %s; trying again each second", e)
+            else:
+                if failures:
+                    log.warning("upkeep of the log works again after %d failed tries", failures)
+                failures = 0
 
 
 class _Server(uvicorn.Server):
@@ -207,6 +216,8 @@ def parse(argv: Sequence[str] | None) -> PlatformSettings:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the process; 0 after a clean stop, 1 with the reason as the last line."""
     end_with_parent(os.environ)
+    # Readings and alerts are nobody else's business on this machine, whatever the folder's own rights are.
+    os.umask(0o077)
     log_to_stderr()
     settings = parse(argv)
     # Requests make no cycles worth finding: collecting seldom keeps the long pauses out of the latency.

@@ -224,6 +224,10 @@ def _platform_figures(
             "store_values": ("Values handed to the telemetry store since the start.", lambda: float(store.values)),
             "store_behind_seconds": ("How far the telemetry store is behind.", lambda: store.progress.behind_ms / 1000),
             "events_behind_seconds": ("How far the event store is behind.", lambda: events.progress.behind_ms / 1000),
+            "log_tombstones": (
+                "Readings that were acknowledged and given up since the start.",
+                lambda: float(log_file.entombed),
+            ),
             "log_short_of_space": (
                 "1 while state and bulk readings become tombstones.",
                 lambda: float(log_file.short_of_space),

@@ -30,6 +30,10 @@ JSON_FORMATS = frozenset({50, 110, 111})
 CBOR_FORMATS = frozenset({60, 112, 113})
 RELATIVE_BELOW = 2**28
 NEWEST_VERSION = 10
+MAX_RECORDS = 1_000
+MAX_NAME = 256
+"""What a pack may hold. A day of minute values fits; without a bound, names made of a long base name and thousands of
+records keep a decoder busy for seconds with one frame of a quarter megabyte."""
 
 _LABELS: dict[str, int] = {
     "bver": -1, "bn": -2, "bt": -3, "bu": -4, "bv": -5, "bs": -6,
@@ -102,6 +106,8 @@ class SenmlCodec:
             try:
                 _apply_bases(record, bases)
                 name = bases.name + record.get("n", "")
+                if len(name) > MAX_NAME:
+                    raise _ShapeError(f"a name of {len(name)} characters; at most {MAX_NAME} are read")
                 found, path = self._split(name)
                 if found is not None and serial not in (None, found):
                     raise RefusedError(f"one pack names two senders: {serial!r} and {found!r}")
@@ -128,6 +134,8 @@ class SenmlCodec:
             self._place.refuse("encoding", str(error))
         if not isinstance(document, list) or not document:
             self._place.refuse("shape", "a pack is a list of at least one record")
+        if len(document) > MAX_RECORDS:
+            self._place.refuse("shape", f"a pack of {len(document)} records; at most {MAX_RECORDS} are read")
         records = []
         for index, record in enumerate(document):
             try:

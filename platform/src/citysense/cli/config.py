@@ -21,7 +21,13 @@ example:
 
 def add_parser(commands: Any) -> None:
     """Add `config` with its sub-command."""
-    config = commands.add_parser("config", help="show the settings in force", description="Settings.")
+    config = commands.add_parser(
+        "config",
+        help="show the settings in force",
+        description="Settings: from flags, CITYSENSE_* variables, citysense.toml and defaults, in this order.",
+        epilog=EXAMPLE,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     actions = config.add_subparsers(title="actions", metavar="ACTION", required=True)
     show = actions.add_parser(
         "show",
@@ -56,4 +62,8 @@ def shown(origin: Origin) -> Any:
     """The value as it may be printed: secrets only say that they are set."""
     if origin.value is not None and is_secret(origin.name):
         return "(set)"
+    if isinstance(origin.value, str) and "://" in origin.value and "@" in origin.value:
+        # A password in an address is refused where the address is used; it must not be printed before that either.
+        scheme, rest = origin.value.split("://", 1)
+        return f"{scheme}://(hidden)@{rest.rsplit('@', 1)[1]}"
     return str(origin.value) if isinstance(origin.value, Path) else origin.value

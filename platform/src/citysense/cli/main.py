@@ -8,6 +8,8 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
+from importlib.metadata import version
+from typing import Any
 
 from citysense.cli import bench_latency, config, soak_kill, test_suite, up
 from citysense.errors import CitysenseError
@@ -30,14 +32,27 @@ def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="citysense", description=DESCRIPTION, epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter
     )
+    parser.add_argument("--version", action="version", version=f"citysense {version('citysense')}")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
     up.add_parser(commands)
     test_suite.add_parser(commands)
     config.add_parser(commands)
-    bench = commands.add_parser("bench", help="measure the product on this machine", description="Measure the product.")
+    bench = _group(commands, "bench", "measure the product on this machine", "citysense bench latency --rate 200")
     bench_latency.add_parser(bench.add_subparsers(title="benches", metavar="BENCH", required=True))
-    soak = commands.add_parser("soak", help="long runs that try to break a promise", description="Long runs.")
+    soak = _group(commands, "soak", "long runs that try to break a promise", "citysense soak kill --kills 30")
     soak_kill.add_parser(soak.add_subparsers(title="soaks", metavar="SOAK", required=True))
+    return parser
+
+
+def _group(commands: Any, name: str, purpose: str, example: str) -> argparse.ArgumentParser:
+    """A command that only holds others."""
+    parser: argparse.ArgumentParser = commands.add_parser(
+        name,
+        help=purpose,
+        description=f"{purpose[0].upper()}{purpose[1:]}.",
+        epilog=f"example:\n  {example}\n",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     return parser
 
 

@@ -40,6 +40,11 @@ class Program:
     environment: Mapping[str, str] = field(default_factory=dict)
 
 
+def wait_before_restart(in_a_row: int) -> float:
+    """Seconds to wait before starting again a process that has ended `in_a_row` times without being steady between."""
+    return RESTART_SECONDS[min(in_a_row, len(RESTART_SECONDS)) - 1]
+
+
 class Child:
     """A program, the process that runs it now, and how often it had to be started again."""
 
@@ -69,14 +74,14 @@ class Child:
             if self._stopping:
                 break
             lived = self._clock.monotonic() - started
-            in_a_row = 0 if lived > STEADY_SECONDS else in_a_row + 1
+            in_a_row = 1 if lived > STEADY_SECONDS else in_a_row + 1
             if code == 1 and in_a_row == 1 and self.restarts == 0 and lived < STEADY_SECONDS:
                 self.failed.set()
             self._logger.warning(
                 "citysense: %s ended with code %s after %.1f s; starting it again", self.program.name, code, lived
             )
             self.restarts += 1
-            await asyncio.sleep(RESTART_SECONDS[min(in_a_row, len(RESTART_SECONDS)) - 1])
+            await asyncio.sleep(wait_before_restart(in_a_row))
 
     async def _run_once(self) -> int:
         environment = dict(os.environ, **self.program.environment, PYTHONSAFEPATH="1", **{SUPERVISED: str(os.getpid())})

@@ -27,6 +27,9 @@ HORIZON_MS = 15 * 60 * 1000
 """A reading that is older than this on arrival is backlog. Long enough for an NB-IoT device that sleeps and for a restart
 of everything; shorter than the quickest pump crew."""
 
+SKEW_MS = 5 * 1000
+"""How far a gateway's clock may be ahead of ours before its word no longer counts."""
+
 _FRESH = RuleState()
 
 
@@ -78,7 +81,10 @@ class Engine:
     def _readings(self, lane: ReadingClass, readings: wire.Readings) -> list[Transition]:
         found: list[Transition] = []
         # By the ticks of the log and not by a clock, so that a replay tomorrow judges what was judged today.
-        arrived = max(readings.received, self.lanes[lane].ticked)
+        ticked = self.lanes[lane].ticked
+        arrived = max(readings.received, ticked)
+        # A clock that runs ahead, a device's or a gateway's, must not make all later readings look old.
+        latest = min(readings.received, ticked + SKEW_MS) if ticked else readings.received
         for sample in readings.samples:
             if arrived - sample.time > HORIZON_MS:
                 self.outcomes[Outcome.BACKLOG] += sum(metric in self._by_metric for metric in sample.values)
@@ -96,7 +102,7 @@ class Engine:
                     seen = Observation(
                         device=readings.device,
                         site=readings.site,
-                        time=min(sample.time, readings.received),
+                        time=min(sample.time, latest),
                         data_time=sample.time,
                         received=readings.received,
                         value=value,
