@@ -43,7 +43,7 @@ def launch(clone: Path, *words: str) -> subprocess.CompletedProcess[str]:
 def test_first_second_and_mended_run(clone: Path) -> None:
     first = launch(clone, "config", "show", "--json")
     assert first.returncode == 0, first.stderr
-    assert re.search(r"Ready: \d+ packages in [\d.]+ s, [\d.]+ MB fetched\.", first.stdout)
+    assert re.search(r"Ready: \d+ packages in [\d.]+ s, [\d.]+ MB fetched", first.stdout)
 
     second = launch(clone, "config", "show", "--json")
     assert json.loads(second.stdout)["api_port"] == {"value": 8080, "source": "default"}

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import sqlite3
+import threading
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
@@ -197,6 +199,59 @@ async def test_an_urgent_job_takes_along_what_waits(tmp_path: Path) -> None:
         writer.close()
 
 
+async def test_an_urgent_job_does_not_wait_behind_the_others(tmp_path: Path) -> None:
+    writer = SingleWriter(tmp_path / "a.db", schema=lambda _: None)
+    writer.open()
+    begun, go = threading.Event(), threading.Event()
+    order: list[str] = []
+
+    def blocks(_: sqlite3.Connection) -> None:
+        begun.set()
+        go.wait(20)
+
+    try:
+        first = writer.submit(blocks, urgent=True)
+        assert await asyncio.to_thread(begun.wait, 20)
+        lazy = [writer.submit(lambda _: order.append("lazy"), urgent=False) for _ in range(15_000)]
+        urgent = [writer.submit(lambda _: order.append("urgent"), urgent=True) for _ in range(2)]
+        go.set()
+        await asyncio.gather(first, *urgent)
+        assert writer.commits - 2 < len(lazy) // BATCH_BOUND, "the lazy ones were not all written before"
+        await asyncio.gather(*lazy)
+        assert order[:3] == ["urgent", "urgent", "lazy"]
+        assert len(order) == 15_002
+    finally:
+        go.set()
+        writer.close()
+
+
+async def test_a_full_queue_of_others_refuses_no_urgent_job(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("citysense.single_writer.QUEUE_BOUND", 3)
+    writer = SingleWriter(tmp_path / "a.db", schema=lambda _: None, window=30.0)
+    writer.open()
+    try:
+        lazy = [writer.submit(lambda _: "lazy", urgent=False) for _ in range(3)]
+        with pytest.raises(Overloaded):
+            writer.submit(lambda _: "lazy", urgent=False)
+        assert await asyncio.wait_for(writer.submit(lambda _: "urgent", urgent=True), 20) == "urgent"
+        await asyncio.gather(*lazy)
+    finally:
+        writer.close()
+
+
+async def test_a_batch_of_nothing_but_refusals_is_refused_one_by_one(log: DurableLog) -> None:
+    def writes_then_refuses(connection: sqlite3.Connection) -> tuple[list[Entry], None]:
+        connection.execute("INSERT INTO meta VALUES('half', 1)")
+        raise LookupError("too late")
+
+    jobs = [log.append(writes_then_refuses, urgent=False) for _ in range(BATCH_BOUND - 1)]
+    outcomes = await asyncio.gather(
+        *jobs, log.append_entries([entry(BULK, b"kept")], urgent=False), return_exceptions=True
+    )
+    assert {type(outcome) for outcome in outcomes[:-1]} == {LookupError}
+    assert bodies(log, BULK) == [b"kept"]
+
+
 async def test_crash_points_stand_on_both_sides_of_the_commit(tmp_path: Path) -> None:
     passed: list[int] = []
     for point in ("spool.before_commit", "spool.after_commit"):
@@ -227,6 +282,16 @@ async def test_a_damaged_record_is_set_aside_and_reported(tmp_path: Path) -> Non
         (report,) = (wire.decode_body(body) for body in bodies(log, STATE))
         assert report == wire.Tombstone(device="", cls="bulk", reason=DAMAGED, first=1_000, last=1_000, count=1)
         assert log.select("SELECT class, offset FROM damaged") == [(2, 2)]
+
+
+async def test_a_damaged_record_is_set_aside_before_a_reader_deletes_it(tmp_path: Path) -> None:
+    with opened(tmp_path) as log:
+        await log.append_entries([entry(SAFETY, b"one")], urgent=True)
+    sql(tmp_path, "UPDATE record SET blob=zeroblob(30)")
+    with opened(tmp_path) as log:
+        assert bodies(log, SAFETY) == []
+        await log.advance("uplink", SAFETY, 1, trim=True, urgent=True)
+        assert log.select("SELECT class, offset FROM damaged") == [(0, 1)]
 
 
 async def test_damaged_records_never_look_like_the_end_of_the_lane(tmp_path: Path) -> None:
@@ -272,6 +337,50 @@ async def test_too_large_a_log_buries_state_and_bulk_but_never_safety(tmp_path: 
         ]
         await log.append_entries([entry(BULK, b"again")], urgent=True)
         assert bodies(log, BULK) == [b"again"]
+
+
+async def test_a_log_at_its_bound_does_not_go_back_and_forth(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    with opened(tmp_path, max_bytes=1_000_000) as log:
+        await log.append_entries([entry(BULK, bytes(10_000)) for _ in range(110)], urgent=True)
+        await log.tend()
+        for offset, short in ((33, True), (35, True), (60, False)):
+            await log.advance("uplink", BULK, offset, trim=True)
+            await log.tend()
+            assert log.short_of_space is short, offset
+    assert [record.levelname for record in caplog.records] == ["ERROR", "WARNING"]
+
+
+async def test_a_reserve_that_cannot_be_made_is_no_refusal_to_start_while_running(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with opened(tmp_path) as log:
+        await log.append(FullDisk(tmp_path, heals=True), urgent=True)
+
+        def read_only(*_: object) -> None:
+            raise OSError(errno.EROFS, "Read-only file system")
+
+        with monkeypatch.context() as broken:
+            broken.setattr("os.posix_fallocate", read_only)
+            with pytest.raises(StorageError, match="Read-only"):
+                await log.tend()
+        await log.tend()
+        assert not log.short_of_space
+
+
+async def test_a_start_on_a_full_disk_uses_the_reserve(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with opened(tmp_path):
+        pass
+
+    def full(connection: sqlite3.Connection) -> None:
+        if (tmp_path / "a.reserve").exists():
+            raise sqlite3.OperationalError("database or disk is full")
+
+    with opened(tmp_path, schema=full) as log:
+        assert log.short_of_space
+        await log.append_entries([entry(SAFETY, b"flood"), entry(BULK)], urgent=True)
+        assert (bodies(log, SAFETY), bodies(log, BULK)) == ([b"flood"], [])
+        await log.tend()
+        assert not log.short_of_space
 
 
 async def test_tombstones_survive_a_restart(tmp_path: Path) -> None:

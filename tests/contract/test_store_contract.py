@@ -61,7 +61,11 @@ def make(request: pytest.FixtureRequest, tmp_path: Path) -> Make:
         return lambda: EmbeddedStore(tmp_path / "telemetry", clock=SetClock(NOW))
     server: Any = request.getfixturevalue("influxd")
     target = parse_target(f"{server.url}?db={tmp_path.name}")
-    return lambda: InfluxStore(target, tmp_path / "telemetry", refused=unexpected)
+    return lambda: InfluxStore(target, tmp_path / "telemetry", refused=unexpected, personal=personal)
+
+
+def personal(metric: str) -> bool:
+    return metric == "lock.event"
 
 
 async def unexpected(refused: RefusedPoint) -> None:
@@ -249,7 +253,9 @@ async def until_taken(attempt: Callable[[], Awaitable[None]]) -> int:
 async def test_killing_influxd_while_it_is_written_to_loses_nothing(new_influxd: Any, tmp_path: Path) -> None:
     server = new_influxd(tmp_path)
     server.start()
-    store = InfluxStore(parse_target(f"{server.url}?db=killed"), tmp_path / "telemetry", refused=unexpected)
+    store = InfluxStore(
+        parse_target(f"{server.url}?db=killed"), tmp_path / "telemetry", refused=unexpected, personal=personal
+    )
     kills, failures = 3, 0
     async with opened(store):
         for number in range(60):
@@ -275,11 +281,12 @@ async def test_a_point_that_influxd_refuses_stands_alone(influxd: Any, tmp_path:
         refused.append(one)
 
     target: Target = parse_target(f"{influxd.url}?db={tmp_path.name}")
-    async with opened(InfluxStore(target, tmp_path / "telemetry", refused=note)) as store:
+    async with opened(InfluxStore(target, tmp_path / "telemetry", refused=note, personal=personal)) as store:
         await store.write([point(NOW, water__level=1.0)], lane_cursors=cursors(1))
         batch = [point(NOW + i, water__level=float(i)) for i in range(1, 64)]
         batch[20] = point(NOW + 20, water__level="a text where numbers were")
-        batch[41] = point(9_300_000_000_000, water__level=1.0)  # beyond InfluxDB's last year
+        # beyond InfluxDB's last year
+        batch[41] = point(9_300_000_000_000, water__level=1.0, lock__event="opened")
         await store.write(batch, lane_cursors=cursors(2))
         assert await store.cursors() == cursors(2)
         good = [NOW, *(p.time for i, p in enumerate(batch) if i not in (20, 41))]
@@ -287,12 +294,13 @@ async def test_a_point_that_influxd_refuses_stands_alone(influxd: Any, tmp_path:
     assert [one.point.time for one in refused] == [NOW + 20, 9_300_000_000_000]
     assert "type" in refused[0].words
     assert "range" in refused[1].words
+    assert [one.personal for one in refused] == [False, True]
 
 
 @pytest.mark.peer("influxd")
 async def test_a_dropped_database_is_made_again(influxd: Any, tmp_path: Path) -> None:
     target = parse_target(f"{influxd.url}?db={tmp_path.name}")
-    store = InfluxStore(target, tmp_path / "telemetry", refused=unexpected)
+    store = InfluxStore(target, tmp_path / "telemetry", refused=unexpected, personal=personal)
     async with opened(store):
         request = urllib.request.Request(f"{influxd.url}/query?q=DROP+DATABASE+%22{tmp_path.name}%22", method="POST")
         with urllib.request.urlopen(request, timeout=10):

@@ -140,6 +140,23 @@ async def test_full_disk_is_told_apart_and_heals(city: City) -> None:
     assert await city.read(gateways) == ["big"]
 
 
+@pytest.mark.parametrize(("fault", "refused"), [("database or disk is full", False), ("disk I/O error", True)])
+def test_a_full_disk_stops_no_start_and_another_fault_does(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fault: str, refused: bool
+) -> None:
+    def fails(_: sqlite3.Connection) -> None:
+        raise sqlite3.OperationalError(fault)
+
+    monkeypatch.setattr("citysense_platform.city.database.write_something", fails)
+    city = City(f"sqlite:///{tmp_path}/city.db")
+    if refused:
+        with pytest.raises(StorageError, match="I/O"):
+            city.open()
+    else:
+        city.open()
+    city.close()
+
+
 async def test_crash_points_stand_on_both_sides_of_the_commit(tmp_path: Path) -> None:
     seen: dict[str, list[str]] = {}
     for point in ("rules.before_commit", "rules.after_commit"):

@@ -111,11 +111,12 @@ async def test_replies_of_the_table(client: aiocoap.Context, door: CoapDoor, sin
     bad = await with_verdict(Verdict(kind=Kind.REJECTED, reason=Reason.UNDECODABLE, detail="seq, offset 9: no number"))
     assert (dotted(bad), bad.payload) == ("4.00", b"seq, offset 9: no number")
     assert dotted(await with_verdict(Verdict(kind=Kind.REJECTED, reason=Reason.NO_MATCH))) == "4.00"
+    assert dotted(await with_verdict(Verdict(kind=Kind.REJECTED, reason=Reason.NO_SUCH_MESSAGE))) == "4.04"
     stranger = await with_verdict(Verdict(kind=Kind.REJECTED, reason=Reason.UNKNOWN_DEVICE))
     assert dotted(stranger) == "4.01"
     full = await with_verdict(Verdict(kind=Kind.UNAVAILABLE))
     assert (dotted(full), full.opt.max_age) == ("5.03", 5)
-    assert len(sink.frames) == 5
+    assert len(sink.frames) == 6
     assert dotted(await ask(client, door, "/v1/gauge-001")) == "4.04"
     assert dotted(await ask(client, door, "/v1/gauge 001/report")) == "4.04"
     assert dotted(await ask(client, door, "/v1/gauge-001/report", code=aiocoap.PUT)) == "4.05"
@@ -123,12 +124,14 @@ async def test_replies_of_the_table(client: aiocoap.Context, door: CoapDoor, sin
     odd = await ask(client, door, "/v1/gauge-001/report", content=0)
     assert dotted(odd) == "4.15"
     assert b"50" in odd.payload
-    assert len(sink.frames) == 5
+    assert door.counters.refused == 5
+    assert len(sink.frames) == 6
 
 
 async def test_discovery(client: aiocoap.Context, door: CoapDoor) -> None:
     response = await ask(client, door, "/.well-known/core", b"", None, aiocoap.GET)
     assert (dotted(response), int(response.opt.content_format)) == ("2.05", 40)
+    assert door.counters.refused == 0
     assert response.payload.startswith(b"</v1>;")
 
 
@@ -180,9 +183,16 @@ async def raw(door: CoapDoor) -> AsyncIterator[tuple[asyncio.DatagramTransport, 
 CON, NON, ACK = 0, 1, 2
 
 
-def post(message_id: int, token: bytes = b"\x07", *, kind: int = CON, device: bytes = b"gauge-001") -> bytes:
+def post(
+    message_id: int,
+    token: bytes = b"\x07",
+    *,
+    kind: int = CON,
+    device: bytes = b"gauge-001",
+    payload: bytes = PAYLOAD,
+) -> bytes:
     head = struct.pack("!BBH", 0x40 | kind << 4 | len(token), 2, message_id) + token
-    return head + b"\xb2v1" + bytes([len(device)]) + device + b"\x06report" + b"\x11\x32\xff" + PAYLOAD
+    return head + b"\xb2v1" + bytes([len(device)]) + device + b"\x06report" + b"\x11\x32\xff" + payload
 
 
 def kind_code_id(data: bytes) -> tuple[int, int, int]:
@@ -228,6 +238,76 @@ async def test_a_repeated_datagram_is_answered_again_but_taken_once(
     await device.next()
     assert len(sink.frames) == 2
     assert sink.frames[0].delivery != sink.frames[1].delivery
+
+
+OTHERS = {
+    "another token": post(7, b"B"),
+    "another device": post(7, b"A", device=b"gauge-002"),
+    "another payload": post(7, b"A", payload=b'{"boot":4,"seq":0,"v":{"water.level":99.0}}'),
+}
+
+
+@pytest.mark.parametrize("other", OTHERS.values(), ids=OTHERS)
+async def test_another_request_with_the_same_message_id_is_no_repeat(
+    door: CoapDoor, sink: Sink, raw: tuple[asyncio.DatagramTransport, Raw], other: bytes
+) -> None:
+    transport, device = raw
+    transport.sendto(post(7, b"A"))
+    assert (await device.next())[4:5] == b"A"
+    transport.sendto(other)
+    answer = await device.next()
+    assert kind_code_id(answer) == (ACK, 0x44, 7)
+    assert answer[4:5] == other[4:5]
+    assert len(sink.committed) == 2
+    assert door.counters.repeats == 0
+    transport.sendto(other)
+    assert await device.next() == answer
+    assert len(sink.committed) == 2
+
+
+async def test_a_late_reply_to_an_older_request_does_not_acknowledge_the_newer(
+    door: CoapDoor, sink: Sink, raw: tuple[asyncio.DatagramTransport, Raw]
+) -> None:
+    transport, device = raw
+    gates = {"gauge-001": asyncio.Event(), "gauge-002": asyncio.Event()}
+
+    async def accept(frame: Frame) -> Verdict:
+        sink.frames.append(frame)
+        await gates[frame.device or ""].wait()
+        return STORED
+
+    sink.accept = accept  # type: ignore[method-assign]
+    transport.sendto(post(7, b"A"))
+    transport.sendto(post(7, b"B", device=b"gauge-002"))
+    # Of two acknowledgements under way only the newer request's is left.
+    assert kind_code_id(await device.next()) == (ACK, 0, 7)
+    gates["gauge-001"].set()
+    late = await device.next()
+    kind, code, message_id = kind_code_id(late)
+    assert (kind, code, late[4:5]) == (CON, 0x44, b"A")
+    transport.sendto(struct.pack("!BBH", 0x60, 0, message_id))
+    transport.sendto(post(7, b"B", device=b"gauge-002"))
+    assert kind_code_id(await device.next()) == (ACK, 0, 7)
+    gates["gauge-002"].set()
+    kind, code, message_id = kind_code_id(await device.next())
+    assert (kind, code) == (CON, 0x44)
+    transport.sendto(struct.pack("!BBH", 0x60, 0, message_id))
+    assert [frame.device for frame in sink.frames] == ["gauge-001", "gauge-002"]
+
+
+async def test_half_uploads_of_one_socket_do_not_shut_out_another(
+    client: aiocoap.Context, door: CoapDoor, sink: Sink, raw: tuple[asyncio.DatagramTransport, Raw]
+) -> None:
+    transport, device = raw
+    # Path, Block1 (27) of number 0 with more to come and 16 bytes each, then Request-Tag (292).
+    path = b"\xb2v1\x09gauge-001\x06report"
+    for number in range(257):
+        head = struct.pack("!BBH", 0x40, 2, number) + path + b"\xd1\x03\x08"
+        transport.sendto(head + b"\xd2\xfc" + number.to_bytes(2, "big") + b"\xff" + b"x" * 16)
+        assert kind_code_id(await device.next()) == (ACK, 0x5F, number)
+    assert door.counters.uploads == 4
+    assert dotted(await ask(client, door, "/v1/gauge-002/report", b"y" * 3000, 42)) == "2.04"
+    assert [len(frame.payload) for frame in sink.committed] == [3000]
 
 
 async def test_unconfirmed_requests_are_taken_too(

@@ -68,7 +68,7 @@ class Platform:
     async def keep(self, *bodies: wire.Body) -> None:
         self.offset += 100
         records = [Taken(cls=ReadingClass.STATE, offset=self.offset + i, body=body) for i, body in enumerate(bodies)]
-        await self.events.write(records, lane_cursors=dict.fromkeys(ReadingClass, self.offset + 99))
+        await self.events.take(records, cursors=dict.fromkeys(ReadingClass, self.offset + 99))
 
     offset = 0
 
@@ -172,9 +172,9 @@ async def test_a_long_series_comes_in_pages(platform: Platform, monkeypatch: pyt
 @pytest.mark.parametrize(
     ("path", "query", "status", "code"),
     [
-        ("nobody/latest", {}, 404, "device_not_found"),
-        ("nobody/series", {"metric": "water.level"}, 404, "device_not_found"),
-        ("nobody/events", {}, 404, "device_not_found"),
+        ("nobody/latest", {}, 404, "not_found"),
+        ("nobody/series", {"metric": "water.level"}, 404, "not_found"),
+        ("nobody/events", {}, 404, "not_found"),
         ("gauge-001/series", {"metric": "water.depth"}, 422, "unknown_metric"),
         ("gauge-001/series", {}, 422, "invalid"),
         ("gauge-001/series", {"metric": "water.level", "start": "2026-11-20T03:00:00"}, 422, "bad_time"),
@@ -267,3 +267,56 @@ async def test_dead_letters_show_raw_bytes_unless_sealed(platform: Platform) -> 
     ]
     status, body = await platform.get("/api/v1/dead-letters", cursor="1")
     assert (status, body["code"]) == (422, "bad_cursor")
+
+
+async def test_tombstones_have_the_body_of_the_interface(platform: Platform) -> None:
+    lost = wire.Tombstone(device="gauge-001", cls="bulk", reason="disk_full", first=NOW - 1000, last=NOW, count=3)
+    damaged = wire.Tombstone(device="", cls="safety", reason="damaged", first=NOW + 1, last=NOW + 1, count=1)
+    await platform.keep(lost, damaged)
+    path = "/api/v1/tombstones"
+    newest = {
+        "device": None,
+        "class": "safety",
+        "reason": "damaged",
+        "first": rfc3339(NOW + 1),
+        "last": rfc3339(NOW + 1),
+        "count": 1,
+    }
+    older = {
+        "device": "gauge-001",
+        "class": "bulk",
+        "reason": "disk_full",
+        "first": rfc3339(NOW - 1000),
+        "last": rfc3339(NOW),
+        "count": 3,
+    }
+    assert await platform.get(path) == (200, {"items": [newest, older], "next": None})
+    assert await platform.get(path, device="gauge-001") == (200, {"items": [older], "next": None})
+    _, first = await platform.get(path, limit=1)
+    assert await platform.get(path, limit=1, cursor=first["next"]) == (200, {"items": [older], "next": None})
+    status, body = await platform.get(path, cursor="x")
+    assert (status, body["code"]) == (422, "bad_cursor")
+
+
+@pytest.mark.parametrize(
+    ("path", "item"),
+    [
+        ("devices/{device}/latest", None),
+        ("devices/{device}/series", None),
+        ("devices/{device}/events", "values"),
+        ("dead-letters", "raw"),
+        ("dead-letters/counts", "beyond"),
+        ("tombstones", "class"),
+    ],
+)
+async def test_the_document_shows_each_body_with_an_example(platform: Platform, path: str, item: str | None) -> None:
+    _, document = await platform.get("/openapi.json")
+    schemas = document["components"]["schemas"]
+    answer = document["paths"][f"/api/v1/{path}"]["get"]["responses"]["200"]["content"]["application/json"]["schema"]
+    schema = schemas[answer["$ref"].rpartition("/")[2]]
+    if item is not None:
+        assert set(schema["properties"]) == {"items", "next"}
+        schema = schemas[schema["properties"]["items"]["items"]["$ref"].rpartition("/")[2]]
+        assert item in schema["properties"]
+    (example,) = schema["examples"]
+    assert set(example) == set(schema["properties"])

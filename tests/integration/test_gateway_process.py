@@ -234,6 +234,7 @@ async def test_readings_come_in_by_mqtt_and_coap_and_reach_the_platform(gateway:
         assert platform.seqs() == [0, 1, 2, 3]
         figures = platform.beats[-1].counters
         assert (figures["frames.mqtt"], figures["frames.coap"], figures["duplicate"]) == (3, 1, 0)
+        assert (figures["coap.busy"], figures["coap.refused"], figures["coap.malformed"]) == (0, 0, 0)
         assert await gateway.stop() == 0
     lines = [json.loads(line) for line in gateway.said]
     assert [line["message"] for line in lines if line["level"] != "info"] == []

@@ -68,6 +68,10 @@ async def stub() -> AsyncIterator[Stub]:
     await runner.cleanup()
 
 
+def personal(_: str) -> bool:
+    return False
+
+
 @pytest.fixture
 async def refused() -> list[RefusedPoint]:
     return []
@@ -79,7 +83,7 @@ async def store(stub: Stub, tmp_path: Path, refused: list[RefusedPoint]) -> Asyn
         refused.append(one)
 
     target = parse_target(f"{stub.url}?org=city&bucket=long", "secret-token")
-    store = InfluxStore(target, tmp_path, refused=note)
+    store = InfluxStore(target, tmp_path, refused=note, personal=personal)
     await store.open(log_id="log-1")
     yield store
     await store.close()
@@ -150,13 +154,15 @@ async def test_a_pause_that_the_server_asks_for_is_handed_on(stub: Stub, store: 
 
 async def test_a_server_of_the_first_generation_is_told_apart(stub: Stub, tmp_path: Path) -> None:
     stub.version = "1.8.10"
-    store = InfluxStore(parse_target(f"{stub.url}?org=city&bucket=long"), tmp_path, refused=never)
+    store = InfluxStore(parse_target(f"{stub.url}?org=city&bucket=long"), tmp_path, refused=never, personal=personal)
     with pytest.raises(SetupError, match=r"db=citysense"):
         await store.open(log_id="log-1")
 
 
 async def test_a_server_that_is_down_does_not_keep_the_platform_from_starting(tmp_path: Path) -> None:
-    store = InfluxStore(parse_target("http://127.0.0.1:1?org=city&bucket=long"), tmp_path, refused=never)
+    store = InfluxStore(
+        parse_target("http://127.0.0.1:1?org=city&bucket=long"), tmp_path, refused=never, personal=personal
+    )
     await store.open(log_id="log-1")
     with pytest.raises(StoreUnavailable, match="cannot be reached"):
         await store.write([point(0)], lane_cursors=DONE)

@@ -152,6 +152,16 @@ async def test_a_tick_is_never_counted_as_a_loss(log: DurableLog, monkeypatch: p
     assert log.entombed == 0
 
 
+async def test_a_tick_is_no_loss_when_the_disk_becomes_full_in_that_moment(
+    log: DurableLog, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(log, "_short", "disk_full")
+    monkeypatch.setattr(DurableLog, "short_of_space", False)  # what was seen a moment before
+    await Ticker(log, SetClock(5_000)).tick()
+    assert len(log.read(SAFETY, after=0, limit=10)) == 1
+    assert log.entombed == 0
+
+
 async def test_the_ticker_outlives_a_full_disk_and_ends_with_the_log(
     log: DurableLog, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:

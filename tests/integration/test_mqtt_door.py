@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import datetime
+import logging
 import ssl
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -36,6 +37,7 @@ class Pipeline:
     judge: Callable[[Frame], Verdict] = lambda frame: STORED
     gate: asyncio.Event = field(default_factory=asyncio.Event)
     frames: list[Frame] = field(default_factory=list)
+    refused: list[tuple[Frame, Reason, str]] = field(default_factory=list)
     arrived: asyncio.Condition = field(default_factory=asyncio.Condition)
 
     async def accept(self, frame: Frame) -> Verdict:
@@ -46,6 +48,7 @@ class Pipeline:
         return self.judge(frame)
 
     async def refuse(self, frame: Frame, reason: Reason, detail: str) -> Verdict:
+        self.refused.append((frame, reason, detail))
         return Verdict(kind=Kind.REJECTED, reason=reason, detail=detail)
 
     async def wait_for(self, count: int) -> None:
@@ -208,6 +211,36 @@ async def test_an_oversize_packet_ends_with_its_reason(pipeline: Pipeline) -> No
             assert await peer.receive() == b""
     assert door.counters.closed["too_large"] == 2
     assert pipeline.frames == []
+    sizes = ["a packet of 100032 bytes, at most 1000 are taken", "a packet of 1030 bytes, at most 1000 are taken"]
+    assert [detail for _, _, detail in pipeline.refused] == sizes
+    for frame, reason, _ in pipeline.refused:
+        assert (frame.device, frame.payload, reason) == ("gauge-1", b"", Reason.TOO_LARGE)
+
+
+@both_versions
+@pytest.mark.parametrize("topic", ["cs/v1/gauge-1/up/+", "cs/v1/gauge-1/up/#", "cs/v1/gauge-1/up/a\0b"])
+async def test_a_topic_that_ends_the_connection_leaves_a_trace(pipeline: Pipeline, version: int, topic: str) -> None:
+    async with serving(pipeline) as door, peer_online(door, version) as peer:
+        peer.send(publish_bytes(version, 1, topic=topic))
+        if version == V5:
+            assert await peer.receive() == (b"\xe0\x81" if "\0" in topic else b"\xe0\x90")
+        assert await peer.receive() == b""
+    ((frame, reason, _),) = pipeline.refused
+    assert (frame.device, frame.channel) == ("gauge-1", topic.replace("\0", "\ufffd"))
+    assert reason is Reason.FOREIGN_TOPIC
+    assert pipeline.frames == []
+    assert door.counters.connections == 0
+
+
+@both_versions
+async def test_too_many_filters_end_the_connection(pipeline: Pipeline, version: int) -> None:
+    none = b"\x00" if version == V5 else b""
+    async with serving(pipeline) as door, peer_online(door, version) as peer:
+        peer.send(packet(0x82, b"\x00\x01" + none + (words("t") + b"\x00") * 40_000))
+        if version == V5:
+            assert await peer.receive() == b"\xe0\x97"
+        assert await peer.receive() == b""
+    assert door.counters.closed["too_many_filters"] == 1
 
 
 async def test_the_reason_arrives_even_while_the_peer_still_sends(pipeline: Pipeline) -> None:
@@ -336,6 +369,46 @@ async def test_no_more_connections_than_allowed(pipeline: Pipeline) -> None:
                 await asyncio.sleep(0)
         async with peer_online(door, V3):
             assert connections_of(door) == 1
+
+
+async def test_one_address_may_not_hold_all_connections_without_proving_anything(pipeline: Pipeline) -> None:
+    async with serving(pipeline, max_strangers=2) as door:
+        # Who has proved who it is counts no more.
+        async with peer_online(door, V3), peer_online(door, V3, client_id="c2"):
+            async with raw_peer(door) as stranger, raw_peer(door):
+                async with asyncio.timeout(10):
+                    while connections_of(door) < 4:
+                        await asyncio.sleep(0)
+                async with raw_peer(door) as third:
+                    assert await third.receive() == b""
+                assert door.counters.closed == {"too_many_strangers": 1}
+                elsewhere = {"local_addr": ("127.0.0.2", 0)}
+                async with raw_peer(door, **elsewhere) as other:
+                    other.send(connect_bytes(V3, client_id="c3"))
+                    assert (await other.receive())[:1] == b"\x20"
+                stranger.cut()
+                async with asyncio.timeout(10):
+                    while connections_of(door) > 3:
+                        await asyncio.sleep(0)
+                async with peer_online(door, V3, client_id="c4"):
+                    pass
+    assert door.counters.closed["too_many_strangers"] == 1
+
+
+async def test_a_will_is_noted_once_per_device(pipeline: Pipeline, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+    async with serving(pipeline) as door:
+        for device in ("gauge-1", "gauge-2", "gauge-1"):
+            will = words(f"cs/v1/{device}/up/report") + words("gone")
+            head = words("MQTT") + b"\x04\xc6\x00\x3c" + words("c1")
+            async with raw_peer(door) as peer:
+                peer.send(packet(0x10, head + will + words(device) + words("right")))
+                assert await peer.receive() == b"\x20\x00\x00"
+        async with peer_online(door, V3, device="gauge-3"):
+            pass
+    noted = [record.getMessage() for record in caplog.records if record.name == "citysense_gateway.mqtt.door"]
+    assert [text.split()[0] for text in noted] == ["gauge-1", "gauge-2"]
+    assert "never published" in noted[0]
 
 
 async def test_a_lost_peer_does_not_lose_its_frame(pipeline: Pipeline) -> None:

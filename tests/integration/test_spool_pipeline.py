@@ -27,6 +27,7 @@ from citysense_gateway.pipeline import Pipeline
 from citysense_gateway.sequence import Sequence, receive
 from citysense_gateway.spool import BOOTS_KEPT, MAX_KEYS, Spool
 from citysense_profiles.catalogue import load_catalogue
+from citysense_profiles.profile import Profile
 from citysense_profiles.reading import ReadingClass
 from citysense_profiles.vocabulary import load_vocabulary
 
@@ -182,7 +183,8 @@ async def test_two_equal_polls_are_two_readings(gateway: Bench) -> None:
     ("made", "reason", "sealed_for"),
     [
         (frame(b"{", message="report"), Reason.UNDECODABLE, ""),
-        (frame(report(0), message="rapport"), Reason.NO_MATCH, ""),
+        (frame(report(0), message="rapport"), Reason.NO_SUCH_MESSAGE, ""),
+        (frame(report(0), "level-1", message="status"), Reason.NO_SUCH_MESSAGE, ""),
         (frame(report(0), "stranger"), Reason.UNKNOWN_DEVICE, GATEWAY),
         (frame(b"x", None), Reason.UNKNOWN_DEVICE, GATEWAY),
         (frame(b"[1, 2]", "reader-1"), Reason.UNDECODABLE, "device/reader-1"),
@@ -200,7 +202,16 @@ async def test_two_equal_polls_are_two_readings(gateway: Bench) -> None:
             "",
         ),
     ],
-    ids=["cut short", "no such message", "stranger", "nobody", "personal", "another's serial", "registers"],
+    ids=[
+        "cut short",
+        "no such message",
+        "polled only",
+        "stranger",
+        "nobody",
+        "personal",
+        "another's serial",
+        "registers",
+    ],
 )
 async def test_what_cannot_be_used_is_kept_with_the_reason(
     gateway: Bench, made: Frame, reason: Reason, sealed_for: str
@@ -255,6 +266,92 @@ async def test_every_frame_ends_in_exactly_one_bin(gateway: Bench) -> None:
     )
     assert came_in == ended == 7
     assert (figures["stored"], figures["duplicate"], figures["unavailable"]) == (2, 1, 2)
+
+
+@pytest.mark.parametrize(
+    "defect", [KeyError("SECRET"), TypeError("SECRET"), ZeroDivisionError("SECRET"), RecursionError("SECRET")]
+)
+@pytest.mark.parametrize("device", ["gauge-1", "reader-1"])
+async def test_a_defect_stops_one_frame_and_nothing_else(
+    gateway: Bench,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    defect: Exception,
+    device: str,
+) -> None:
+    def poisoned(*_: object, **__: object) -> object:
+        raise defect
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Profile, "decode", poisoned)
+        verdicts = [await gateway.pipeline.accept(frame(b"payload", device)) for _ in range(3)]
+        assert {verdict.kind for verdict in verdicts} == {Kind.UNAVAILABLE}
+    assert (await gateway.pipeline.accept(frame(report(0)))).kind is Kind.STORED
+    figures = gateway.counters.snapshot()
+    assert (figures["rejected.internal"], figures["unavailable"], figures["stored"]) == (3, 0, 1)
+    assert figures["frames.mqtt"] == 4
+    letters = gateway.letters()
+    assert [letter.reason for letter in letters] == ["internal"] * 3
+    personal = device == "reader-1"
+    assert bool(letters[0].seal) == personal
+    assert (b"payload" in letters[0].raw) != personal
+    assert type(defect).__name__ in letters[0].detail
+    assert "SECRET" not in letters[0].detail + verdicts[0].detail
+    told = [record.getMessage() for record in caplog.records]
+    assert len(told) == 1, "one place, one traceback"
+    assert "in poisoned" in told[0]
+    assert ("SECRET" in told[0]) != personal, "what a person's device sent does not stand in a log"
+
+
+async def test_a_defect_in_a_doors_refusal_and_in_keeping_it_is_counted_too(
+    gateway: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def poisoned(*_: object) -> bytes:
+        raise ValueError("no key")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(gateway.pipeline, "_seal", poisoned)
+        verdict = await gateway.pipeline.refuse(frame(b"x", "stranger"), Reason.FOREIGN_TOPIC, "not its own")
+        assert verdict.kind is Kind.UNAVAILABLE
+    assert gateway.counters.snapshot()["rejected.internal"] == 1
+    assert gateway.letters() == []
+    assert (await gateway.pipeline.accept(frame(report(0)))).kind is Kind.STORED
+
+
+async def test_a_gap_is_counted_and_kept_once_however_often_its_frame_comes(gateway: Bench) -> None:
+    gap = {**report(0), "v": {"water.level": None}}
+    kinds = [(await gateway.pipeline.accept(frame(gap))).kind for _ in range(60)]
+    assert (kinds.count(Kind.STORED), kinds.count(Kind.DUPLICATE)) == (1, 59)
+    assert [letter.reason for letter in gateway.letters()] == ["no_value"]
+    figures = gateway.counters.snapshot()
+    assert figures["no_value"] == 1
+    assert "dead_letters.over_quota" not in figures
+    await gateway.pipeline.accept(frame(b"{"))
+    assert len(gateway.letters()) == 2, "repeats have used nothing up"
+
+
+async def test_gaps_beyond_the_quota_are_counted_and_stored_without_a_copy(gateway: Bench) -> None:
+    for seq in range(52):
+        assert (await gateway.pipeline.accept(frame({**report(seq), "v": {"water.level": None}}))).kind is Kind.STORED
+    figures = gateway.counters.snapshot()
+    assert (figures["no_value"], figures["dead_letters.over_quota"], len(gateway.letters())) == (52, 2, 50)
+
+
+async def test_a_frame_without_any_value_makes_no_record_and_is_receipted(gateway: Bench) -> None:
+    empty = {"boot": 3, "seq": 0, "v": {}}
+    receipt = Receipt(boot=3, seq=0)
+    assert await gateway.pipeline.accept(frame(empty)) == Verdict(kind=Kind.STORED, receipt=receipt)
+    assert await gateway.pipeline.accept(frame(empty)) == Verdict(kind=Kind.DUPLICATE, receipt=receipt)
+    assert [gateway.records(cls) for cls in ReadingClass] == [[], [], []]
+    figures = gateway.counters.snapshot()
+    assert (figures["stored"], figures["duplicate"]) == (1, 1)
+
+
+async def test_a_crash_point_that_is_not_armed_costs_the_loop_nothing(
+    gateway: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("citysense_gateway.pipeline._after_turns", lambda *_: pytest.fail("scheduled"))
+    assert (await gateway.pipeline.accept(frame(report(0)))).kind is Kind.STORED
 
 
 async def test_a_full_disk_is_told_to_the_device(gateway: Bench, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -177,6 +177,17 @@ async def test_a_sync_writes_to_every_file_that_has_unsynced_rows(tmp_path: Path
         assert log_bytes() == after, "nothing was written since: nothing to sync"
 
 
+async def test_what_a_killed_process_left_is_synced_before_it_is_promised(tmp_path: Path) -> None:
+    async with opened(tmp_path / "live") as store:
+        await store.write([point(NOW)], lane_cursors=cursors(10))
+        shutil.copytree(tmp_path / "live", tmp_path / "left")
+    left = [tmp_path / "left" / f"{name}-wal" for name in (TODAY, "telemetry-index.db")]
+    async with opened(tmp_path / "left") as store:
+        before = [path.stat().st_size for path in left]
+        assert await store.sync() == cursors(10)
+        assert all(path.stat().st_size > size for path, size in zip(left, before, strict=True))
+
+
 async def test_idle_files_are_closed_and_no_longer_hold_the_cursor_back(tmp_path: Path) -> None:
     clock = SetClock(NOW)
     async with opened(tmp_path / "live", clock=clock) as store:

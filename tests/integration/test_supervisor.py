@@ -173,3 +173,18 @@ asyncio.run(main())
         subprocess.run(["sleep", "0.05"], check=True)
     os.kill(pid, signal.SIGKILL)
     pytest.fail("the child outlived its supervisor")
+
+
+async def test_a_full_disk_does_not_take_the_supervisor_down(tmp_path: Path, module: Callable[[str], str]) -> None:
+    """Its log lines go to /dev/full, where every write ends with "No space left on device"."""
+    logs = tmp_path / "logs"
+    logs.mkdir()
+    (logs / "sleeper.log").symlink_to("/dev/full")
+    supervisor = Supervisor(
+        [Program(name="sleeper", module=module(SLEEPER), arguments=[])], logs=logs, clock=SystemClock()
+    )
+    supervisor.start()
+    child = supervisor.children["sleeper"]
+    await until(lambda: "ready" in child.last_lines)
+    await supervisor.stop()
+    assert child.last_lines[-1] == "bye"

@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
@@ -15,7 +16,9 @@ from citysense import wire
 from citysense.clock import SetClock
 from citysense.crash_points import CrashPoints
 from citysense.durable_log import Entry
+from citysense.errors import Overloaded, StorageError, StorageFull
 from citysense.keys import Sealer
+from citysense.record_format import CLASS_CODES
 from citysense.wire import Answer, Batch, Roster, RosterDevice
 from citysense_gateway.counters import FrameCounters
 from citysense_gateway.devices import Changes, Devices
@@ -141,6 +144,13 @@ class Bench:
 
     def left(self) -> int:
         return len(self.spool.log.read(self.cls, after=0, limit=10_000))
+
+    def letters(self) -> list[wire.DeadLetter]:
+        bodies = [wire.decode_body(record.body) for record in self.spool.log.read(STATE, after=0, limit=10_000)]
+        return [body for body in bodies if isinstance(body, wire.DeadLetter)]
+
+    def aside(self) -> list[tuple[Any, ...]]:
+        return self.spool.log.select("SELECT class, offset, blob, reason FROM refused_record ORDER BY offset")
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[Lane]:
@@ -292,15 +302,101 @@ async def test_what_was_refused_of_an_unknown_device_is_sealed(bench: Bench) -> 
     assert SEALER.open("gateway", letter.raw) == reading(0)
 
 
-async def test_a_refused_dead_letter_ends_there(bench: Bench, caplog: pytest.LogCaptureFixture) -> None:
-    letter = wire.DeadLetter(1, "mqtt", "s", "c", "g", "p", "undecodable", "d", 0, b"")
-    await bench.fill(1, wire.encode(letter))
-    bench.platform.replies = [lambda _: Answer(accepted=[], rejected=[(1, "no")])]
+@pytest.mark.parametrize(
+    "record",
+    [
+        wire.DeadLetter(1, "mqtt", "s", "c", "g", "p", "undecodable", "d", 0, b""),
+        wire.Tombstone("g", "bulk", "disk_full", 1, 2, 70),
+    ],
+    ids=["dead letter", "tombstone"],
+)
+async def test_a_refused_dead_letter_or_tombstone_is_set_aside(
+    bench: Bench, caplog: pytest.LogCaptureFixture, record: wire.DeadLetter | wire.Tombstone
+) -> None:
+    await bench.fill(1, wire.encode(record))
+    bench.platform.replies = [lambda _: Answer(accepted=[], rejected=[(1, "no room for it")])]
     async with bench.running() as lane:
         await bench.handed_over(lane)
+    assert bench.left() == 0
     assert bench.spool.log.read(STATE, after=0, limit=10) == []
-    assert bench.counters.snapshot()["uplink.dropped"] == 1
-    assert "it is dropped" in caplog.text
+    assert bench.aside() == [(CLASS_CODES[BULK], 1, wire.encode(record), "no room for it")]
+    assert bench.counters.snapshot()["uplink.set_aside"] == 1
+    assert "refused_record" in caplog.text
+
+
+async def test_what_is_set_aside_is_bounded_and_the_newest_stays(bench: Bench) -> None:
+    bench.spool._max_refused = 3
+    tombstone = wire.Tombstone("g", "bulk", "disk_full", 1, 2, 70)
+    await bench.fill(5, wire.encode(tombstone))
+    bench.platform.replies = [lambda batch: Answer(accepted=[], rejected=[(o, "no") for o, _ in batch.items])]
+    async with bench.running() as lane:
+        await bench.handed_over(lane)
+    assert [row[1] for row in bench.aside()] == [3, 4, 5]
+    assert bench.counters.snapshot()["uplink.set_aside"] == 5
+
+
+@pytest.mark.parametrize("error", [Overloaded("queue full"), StorageFull("no space"), StorageError("disk I/O error")])
+async def test_a_refused_reading_is_not_passed_before_its_dead_letter_is_kept(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, error: StorageError
+) -> None:
+    await bench.fill(3)
+    append = bench.spool.log.append
+    failures = [error]
+
+    async def append_failing_once(*arguments: Any, **more: Any) -> Any:
+        if failures:
+            raise failures.pop()
+        return await append(*arguments, **more)
+
+    monkeypatch.setattr(bench.spool.log, "append", append_failing_once)
+
+    def refuse_2(batch: Batch) -> Answer:
+        offsets = [offset for offset, _ in batch.items]
+        return Answer(accepted=[(o, o) for o in offsets if o != 2], rejected=[(2, "not_assigned")])
+
+    bench.platform.replies = [refuse_2] * 5
+    async with bench.running() as lane:
+        await bench.handed_over(lane)
+    assert bench.left() == 0
+    assert failures == []
+    assert [body.raw for body in bench.letters()] == [reading(1)]
+
+
+async def test_a_failing_trim_makes_no_second_dead_letter(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    await bench.fill(2)
+    advance = bench.spool.log.advance
+    failures = [Overloaded("queue full")]
+
+    async def advance_failing_once(*arguments: Any, **more: Any) -> None:
+        if failures:
+            raise failures.pop()
+        await advance(*arguments, **more)
+
+    monkeypatch.setattr(bench.spool.log, "advance", advance_failing_once)
+    bench.platform.replies = [lambda _: Answer(accepted=[(1, 1)], rejected=[(2, "not_assigned")])] * 2
+    async with bench.running() as lane:
+        await bench.handed_over(lane)
+    assert bench.left() == 0
+    assert bench.spool.log.depth(BULK, READER) == 0
+    assert len(bench.letters()) == 1
+
+
+@pytest.mark.parametrize("status", [400, 415, 422])
+async def test_who_refuses_every_request_is_waited_out_and_costs_no_reading(
+    bench: Bench, status: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Another version of the platform, or a proxy before it: no word on any record."""
+    await bench.fill(3)
+    bench.platform.replies = [lambda _: web.Response(status=status, text="speak louder")] * 5
+    async with bench.running() as lane:
+        await bench.handed_over(lane)
+    assert bench.left() == 0
+    assert bench.letters() == []
+    taken = [offset for offsets in bench.platform.offsets()[5:] for offset in offsets]
+    assert taken == [1, 2, 3]
+    told = [record.getMessage() for record in caplog.records if "uplink" in record.getMessage()]
+    assert len(told) == 2
+    assert f"{status}: speak louder" in told[0]
 
 
 async def test_a_batch_refused_as_a_whole_is_halved_until_the_culprit_stands_alone(bench: Bench) -> None:
@@ -367,22 +463,6 @@ async def test_crash_points_stand_on_both_sides_of_the_request(bench: Bench) -> 
         async with bench.running() as lane:
             await bench.handed_over(lane)
     assert requests_at == {"uplink.before_post": 0, "uplink.after_post": 1}
-
-
-async def test_delivered_until_is_the_oldest_record_that_still_waits(bench: Bench) -> None:
-    await bench.fill(1, reading(0, received=42_000))
-    seen: list[int] = []
-    fresh = bench.lane()
-    assert fresh.delivered_until() == 0, "before the first look nothing is known"
-    async with bench.running() as lane:
-
-        def look(batch: Batch) -> Answer:
-            seen.append(lane.delivered_until())
-            return accept(batch)
-
-        bench.platform.replies = [look]
-        await bench.handed_over(lane)
-        assert (seen, lane.delivered_until()) == ([42_000], 50_000)
 
 
 async def test_nobody_there_is_told_as_unreachable() -> None:

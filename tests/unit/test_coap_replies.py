@@ -118,6 +118,7 @@ def test_verdicts() -> None:
         code=Code.BAD_REQUEST, text="battery, offset 3: 0xff is no number"
     )
     assert verdict(Reason.NO_MATCH).code is Code.BAD_REQUEST
+    assert verdict(Reason.NO_SUCH_MESSAGE).code is Code.NOT_FOUND
     assert verdict(Reason.UNKNOWN_DEVICE) == Reply(code=Code.UNAUTHORIZED, text="unknown device")
     assert verdict(Reason.BAD_CREDENTIAL).code is Code.UNAUTHORIZED
     assert verdict(Reason.IDENTITY_MISMATCH).code is Code.UNAUTHORIZED

@@ -22,6 +22,13 @@ def test_it_dies_at_the_named_passing_only() -> None:
         assert len(deaths) == expected
 
 
+def test_it_says_which_point_can_kill() -> None:
+    points = CrashPoints("door.after_ack:2")
+    assert points.armed("door.after_ack")
+    assert not points.armed("uplink.after_post")
+    assert not CrashPoints().armed("door.after_ack")
+
+
 def test_a_name_that_is_no_point_is_refused() -> None:
     with pytest.raises(ValueError, match=r"'uplink\.after_pots', which is no crash point; known: spool\.before_commit"):
         CrashPoints("uplink.after_pots")

@@ -92,6 +92,16 @@ def test_a_sender_has_a_quota_a_minute() -> None:
     assert quota.take(frame(received_at=61_000)), "a new minute"
 
 
+def test_what_was_not_kept_after_all_is_given_back() -> None:
+    quota = Quota(letters=1, raw=100)
+    quota.give_back(frame(b"never taken"))
+    assert [quota.take(frame(bytes(100))), quota.take(frame())] == [True, False]
+    quota.give_back(frame(bytes(100)))
+    assert [quota.take(frame()), quota.take(frame())] == [True, False]
+    quota.give_back(frame(received_at=61_000))
+    assert not quota.take(frame()), "of another minute"
+
+
 def test_the_quota_counts_bytes_too() -> None:
     quota = Quota(letters=100, raw=1_000)
     assert [quota.take(frame(bytes(600))) for _ in range(3)] == [True, True, False]

@@ -34,9 +34,12 @@ def test_what_is_kept_holds_the_cursor_and_is_sent_again_before_anything_new() -
     window = records(2, 5, 9, 12)
     settled = progress.settle(window[:3], [2, 5, 9], Answer(accepted=[(2, 2), (9, 9)], keep=[5]))
     assert (settled.cursor, settled.kept) == (2, (5,))
+    assert offsets(progress.open(window)) == [2, 5, 9, 12], "until it is taken, nothing has changed"
+    progress.take(settled)
     rest = records(5, 9, 12)
     assert offsets(progress.open(rest)) == [5]
-    assert progress.settle(rest, [5], Answer(accepted=[(5, 5)])).cursor == 9
+    progress.take(progress.settle(rest, [5], Answer(accepted=[(5, 5)])))
+    assert progress.cursor == 9
     assert offsets(progress.open(records(12))) == [12]
 
 
@@ -75,6 +78,7 @@ def test_the_cursor_never_passes_a_record_without_a_fate(lane: list[int], rounds
             keep=[offset for offset, fate in told.items() if fate == "keep"],
         )
         settled = progress.settle(window, sent, answer)
+        progress.take(settled)
         settled_for_good |= {offset for offset, fate in told.items() if fate in ("accept", "reject")}
         assert all(offset in settled_for_good for offset in lane if offset <= settled.cursor)
         assert set(settled.kept) == set(sent) - settled_for_good

@@ -23,6 +23,22 @@ def test_a_key_file_is_made_once_and_is_for_its_owner_only(tmp_path: Path) -> No
     assert [p.name for p in path.parent.iterdir()] == ["sealing.key"]
 
 
+def test_the_name_of_a_new_key_is_on_the_disk_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "keys" / "sealing.key"
+    synced: list[Path] = []
+
+    def fsync(descriptor: int) -> None:
+        synced.append(Path(f"/proc/self/fd/{descriptor}").readlink())
+        if synced[-1] == path.parent:
+            assert path.exists()
+
+    monkeypatch.setattr("os.fsync", fsync)
+    load_or_create_key(path)
+    assert synced[1:] == [path.parent, tmp_path], "the file, then its folder, and the folder of the folder"
+    load_or_create_key(path)
+    assert len(synced) == 3
+
+
 def test_open_rights_are_closed_again(tmp_path: Path) -> None:
     path = tmp_path / "admin-token"
     secret = load_or_create_secret(path)

@@ -31,6 +31,7 @@ from citysense_gateway.mqtt.parser import PacketParser
 from citysense_gateway.mqtt.properties import Property, encode_properties
 
 LIMIT = 262_144
+USER_PROPERTY = b"\x26\x00\x00\x00\x00"
 
 
 def words(data: bytes) -> bytes:
@@ -271,10 +272,47 @@ def test_properties_of_publish_do_not_end_up_in_the_payload() -> None:
         (Fault.TRUNCATED, 5, packet(0x30, words(b"t") + b"\x05\x01\x01")),
         (Fault.TRUNCATED, 5, packet(0x30, words(b"t") + b"\x02\x02\x00xxxx")),  # value runs past its set
         (Fault.BAD_LENGTH, 5, packet(0x30, words(b"t") + b"\x80\x00")),
+        (Fault.BAD_TOPIC, 5, packet(0x30, words(b"") + b"\x00")),
+        (Fault.TOPIC_ALIAS, 5, packet(0x30, words(b"") + b"\x03\x23\x00\x01")),
+        (Fault.TOO_MANY_FILTERS, 4, packet(0x82, b"\x00\x01" + (words(b"t") + b"\x00") * 65)),
+        (Fault.TOO_MANY_FILTERS, 5, packet(0x82, b"\x00\x01\x00" + (words(b"t") + b"\x00") * 65)),
+        (Fault.TOO_MANY_FILTERS, 4, packet(0xA2, b"\x00\x01" + words(b"t") * 65)),
+        (Fault.TOO_MANY_PROPERTIES, 5, packet(0x30, words(b"t") + b"\xc5\x02" + USER_PROPERTY * 65)),
+        # Refused at the 65th: what comes behind it is not looked at.
+        (Fault.TOO_MANY_FILTERS, 4, packet(0x82, b"\x00\x01" + (words(b"t") + b"\x00") * 65 + b"\xff")),
+        (Fault.TOO_MANY_PROPERTIES, 5, packet(0x30, words(b"t") + b"\xc6\x02" + USER_PROPERTY * 65 + b"\x7f")),
     ],
 )
 def test_a_broken_rule_is_named(fault: Fault, version: int, data: bytes) -> None:
     assert fault_of(Version(version), data) is fault
+
+
+def test_64_filters_and_64_properties_are_taken() -> None:
+    filters = packet(0x82, b"\x00\x01\x00" + (words(b"t") + b"\x00") * 64)
+    properties = packet(0x30, words(b"t") + b"\xc0\x02" + USER_PROPERTY * 64 + b"x")
+    [_, subscribe, publish] = parse([CONNECTS[Version.V5], filters, properties])
+    assert isinstance(subscribe, Subscribe)
+    assert len(subscribe.filters) == 64
+    assert isinstance(publish, Publish)
+    assert publish.payload == b"x"
+
+
+@pytest.mark.parametrize(
+    ("data", "lost"),
+    [
+        (packet(0x30, words(b"a/+") + b"{}"), "a/+"),
+        (packet(0x30, words(b"a\x00b") + b"{}"), "a\ufffdb"),
+        (packet(0x30, words(b"a\xff") + b"{}"), "a\ufffd"),
+        (packet(0x32, bytes(2_000))[:4], "PUBLISH"),
+        (packet(0x82, bytes(2_000))[:4], None),
+        (packet(0x82, b"\x00\x01" + words(b"a\x00b") + b"\x00"), None),
+        (packet(0x36, words(b"t") + b"\x00\x01"), None),
+    ],
+)
+def test_a_message_that_goes_down_with_its_connection_is_named(data: bytes, lost: str | None) -> None:
+    with pytest.raises(ProtocolViolation) as caught:
+        parse([CONNECTS[Version.V3_1_1], data], limit=1_000)
+    assert caught.value.lost == lost
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from citysense_gateway.frame import Identity, Kind, Reason, Receipt, Verdict
 from citysense_gateway.mqtt.actions import Action, Close, CloseReason, Delivery, Opened, puback_code
-from citysense_gateway.mqtt.fields import Fault
+from citysense_gateway.mqtt.fields import Fault, ProtocolViolation
 from citysense_gateway.mqtt.limits import MqttCounters, MqttSettings
 from citysense_gateway.mqtt.packets import (
     Connect,
@@ -200,7 +200,8 @@ def test_a_will_on_a_foreign_topic_is_refused_and_one_on_an_own_topic_is_not(ver
     assert session.settle(delivery, STORED)[0] == bytes.fromhex(code)
 
     own = Will(topic="cs/v1/gauge-1/up/report", payload=b"gone", qos=0, retain=False)
-    assert new_session().receive(connect(version, will=own), 0)[0] == Opened("gauge-1", "c1")
+    assert new_session().receive(connect(version, will=own), 0)[0] == Opened("gauge-1", "c1", with_will=True)
+    assert new_session().receive(connect(version), 0)[0] == Opened("gauge-1", "c1", with_will=False)
 
 
 @pytest.mark.parametrize(
@@ -231,6 +232,7 @@ def test_mqtt_5_hears_why_its_connect_is_not_served(
         (Verdict(kind=Kind.REJECTED, reason=Reason.IDENTITY_MISMATCH), 0, 0x87),
         (Verdict(kind=Kind.REJECTED, reason=Reason.UNDECODABLE), 0, 0x99),
         (Verdict(kind=Kind.REJECTED, reason=Reason.NO_MATCH), 0, 0x99),
+        (Verdict(kind=Kind.REJECTED, reason=Reason.NO_SUCH_MESSAGE), 0, 0x99),
         (Verdict(kind=Kind.UNAVAILABLE), None, 0x97),
     ],
 )
@@ -403,6 +405,8 @@ def test_ping_is_answered_and_disconnect_ends(version: Version) -> None:
         (Fault.TOO_LARGE, 0x95),
         (Fault.BAD_TOPIC, 0x90),
         (Fault.TRUNCATED, 0x81),
+        (Fault.TOO_MANY_PROPERTIES, 0x81),
+        (Fault.TOO_MANY_FILTERS, 0x97),
         (Fault.UNEXPECTED_PACKET, 0x82),
     ],
 )
@@ -410,6 +414,37 @@ def test_only_mqtt_5_hears_why_it_is_cut(reason: CloseReason | Fault, code: int)
     assert opened(V5).end(reason) == (bytes([0xE0, 1, code]), Close(reason))
     assert opened(V3).end(reason) == (Close(reason),)
     assert new_session().end(reason) == (Close(reason),)
+
+
+@both_versions
+@pytest.mark.parametrize(
+    ("fault", "reason"),
+    [
+        (Fault.BAD_TOPIC, Reason.FOREIGN_TOPIC),
+        (Fault.BAD_UTF8, Reason.FOREIGN_TOPIC),
+        (Fault.TOO_LARGE, Reason.TOO_LARGE),
+    ],
+)
+def test_a_message_lost_with_its_connection_leaves_a_trace(version: Version, fault: Fault, reason: Reason) -> None:
+    session = opened(version)
+    trace, *ending = session.unreadable(ProtocolViolation(fault, "why", lost="a/+" + "x" * 300), 99)
+    assert isinstance(trace, Delivery)
+    assert (trace.reason, trace.detail, trace.packet_id) == (reason, "why", None)
+    assert (trace.frame.device, trace.frame.identity) == ("gauge-1", Identity.CREDENTIAL)
+    assert (trace.frame.channel, trace.frame.payload) == ("a/+" + "x" * 253, b"")
+    assert (trace.frame.source, trace.frame.received_at) == ("192.0.2.7:4711", 99)
+    assert ending[-1] == Close(fault)
+    assert len(ending) == (2 if version is V5 else 1)
+    # The connection counts until the trace is kept.
+    assert not session.idle
+    assert session.settle(trace, Verdict(kind=Kind.REJECTED, reason=reason)) == ()
+    assert session.idle
+
+
+def test_only_a_devices_lost_message_leaves_a_trace() -> None:
+    lost = ProtocolViolation(Fault.TOO_LARGE, "why", lost="PUBLISH")
+    assert new_session().unreadable(lost, 0) == (Close(Fault.TOO_LARGE),)
+    assert opened(V3).unreadable(ProtocolViolation(Fault.TRUNCATED, "why"), 0) == (Close(Fault.TRUNCATED),)
 
 
 def test_an_unknown_protocol_level_gets_the_3_1_1_answer() -> None:

@@ -27,6 +27,7 @@ from citysense.parent import end_with_parent
 from citysense_gateway.coap.door import CoapDoor
 from citysense_gateway.counters import FrameCounters
 from citysense_gateway.devices import Changes, Devices
+from citysense_gateway.figures import door_figures
 from citysense_gateway.heartbeat import Heartbeat
 from citysense_gateway.modbus.line import PolledDevice
 from citysense_gateway.modbus.poller import ModbusPoller
@@ -211,17 +212,14 @@ class Gateway:
         await self._heartbeat.run()
 
     def _figures(self) -> dict[str, float]:
-        """Counters of the heartbeat. `delivered_until`: ms; all that came in before it is on the platform."""
+        """Counters of the heartbeat."""
         figures = self._counters.snapshot()
         for cls in ReadingClass:
             figures[f"spool.{cls.value}"] = float(self._spool.log.depth(cls, READER))
         figures["tombstones"] = float(self._spool.log.entombed)
-        figures["mqtt.connections"] = float(self._mqtt.counters.connections)
-        figures["modbus.devices"] = float(self._modbus.counters.devices)
-        figures["modbus.failing"] = float(self._modbus.counters.failing)
+        figures.update(door_figures(self._mqtt.counters, self._coap.counters, self._modbus.counters))
         figures["devices"] = float(len(self._devices))
         figures["cpu"] = time.process_time()
-        figures["delivered_until"] = float(min(lane.delivered_until() for lane in self._lanes))
         return figures
 
 
@@ -279,6 +277,7 @@ def _unusable(door: str, host: str, port: int, error: OSError) -> SetupError:
 def main(arguments: Sequence[str]) -> int:
     """The process. Exit codes: 0 stopped, 1 could not start or go on, 2 wrong use."""
     end_with_parent(os.environ)
+    os.umask(0o077)
     log_to_stderr()
     try:
         asyncio.run(run(parse(arguments)))

@@ -1,12 +1,14 @@
 """What the gateway counts, and how it tells the platform once a second.
 
-Every frame ends in exactly one of: stored, duplicate, unavailable, rejected.<reason>.
+Every frame ends in exactly one of: stored, duplicate, unavailable, rejected.<reason>; what a door refused before there
+was a frame is in the door's own figures.
 """
 
 from __future__ import annotations
 
 from collections import Counter
 
+from citysense_gateway.dead_letters import INTERNAL
 from citysense_gateway.frame import Kind, Transport, Verdict
 
 
@@ -31,9 +33,13 @@ class FrameCounters:
         else:
             self._counts[verdict.kind.value] += 1
 
-    def add(self, name: str) -> None:
-        """Count an event of another kind."""
-        self._counts[name] += 1
+    def broke(self) -> None:
+        """A frame met a defect of ours instead of a verdict."""
+        self._counts[f"rejected.{INTERNAL}"] += 1
+
+    def add(self, name: str, times: int = 1) -> None:
+        """Count events of another kind."""
+        self._counts[name] += times
 
     def snapshot(self) -> dict[str, float]:
         """All counters by name."""

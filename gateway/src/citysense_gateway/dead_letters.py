@@ -21,6 +21,9 @@ GATEWAY = "gateway"
 NO_VALUE = "no_value"
 """Reason of a letter beside a stored frame: a sentinel of the device's stands where a value should."""
 
+INTERNAL = "internal"
+"""Reason of a letter of a frame that was stopped by a defect of ours. Its device was told to keep the reading."""
+
 Seal = Callable[[str, bytes], bytes]
 """(owner, clear) -> sealed; see `keys.Sealer.seal`."""
 
@@ -93,6 +96,13 @@ class Quota:
             return False
         self._used[sender] = (letters + 1, raw + min(len(frame.payload), MAX_RAW))
         return True
+
+    def give_back(self, frame: Frame) -> None:
+        """Undo `take`: nothing was kept of the frame after all."""
+        sender = self._sender(frame)
+        if frame.received_at // 60_000 == self._minute and sender in self._used:
+            letters, raw = self._used[sender]
+            self._used[sender] = (max(0, letters - 1), max(0, raw - min(len(frame.payload), MAX_RAW)))
 
     def _sender(self, frame: Frame) -> str:
         """The device where it proved to be itself, else the address without its port."""

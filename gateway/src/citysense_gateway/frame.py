@@ -60,6 +60,8 @@ class Kind(StrEnum):
     """What became of a frame. Every frame ends in exactly one of these."""
 
     STORED = "stored"
+    """What was usable is committed. A frame may hold no value at all (`"v": {}`): then no record is made, and its
+    counter is remembered all the same, so that the device's receipt goes on."""
     DUPLICATE = "duplicate"
     """Committed before; answered as the first time."""
     REJECTED = "rejected"
@@ -74,6 +76,8 @@ class Reason(StrEnum):
     UNKNOWN_DEVICE = "unknown_device"
     BAD_CREDENTIAL = "bad_credential"
     FOREIGN_TOPIC = "foreign_topic"
+    NO_SUCH_MESSAGE = "no_such_message"
+    """The path or topic names a message that devices of this profile do not send."""
     NO_MATCH = "no_match"
     """No message of the device's profile fits the frame."""
     UNDECODABLE = "undecodable"

@@ -15,11 +15,15 @@ from citysense.record_format import Record
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Settled:
-    """What one answer means. `refused` pairs a record's offset with the platform's words; `kept` are sent again."""
+    """What one answer means. `refused` pairs a record's offset with the platform's words; `kept` are sent again.
+
+    `done` are the offsets behind `cursor` with which nothing is left to do.
+    """
 
     cursor: int
     refused: tuple[tuple[int, str], ...]
     kept: tuple[int, ...]
+    done: frozenset[int]
 
 
 class LaneProgress:
@@ -27,7 +31,7 @@ class LaneProgress:
 
     def __init__(self, cursor: int) -> None:
         self.cursor = cursor
-        self._done: set[int] = set()
+        self._done: frozenset[int] = frozenset()
 
     def open(self, window: Sequence[Record]) -> list[Record]:
         """The records to send next, in order: what the platform could not take yet goes before anything new."""
@@ -37,22 +41,34 @@ class LaneProgress:
         return [record for record in window if record.offset < reached and record.offset not in self._done]
 
     def settle(self, window: Sequence[Record], sent: Sequence[int], answer: wire.Answer) -> Settled:
-        """Take in the answer to `sent`, which were read in `window`. What the answer does not speak of is kept."""
+        """What the answer to `sent`, which were read in `window`, comes to. What it does not speak of is kept.
+
+        Changes nothing: what was refused has to stand on the disk first, and only then is it passed, with `take`.
+        """
         asked = set(sent)
         refused = {offset: reason for offset, reason in answer.rejected if offset in asked}
+        done = {*self._done, *refused}
         for first, last in answer.accepted:
-            self._done.update(offset for offset in asked if first <= offset <= last)
-        self._done.update(refused)
-        self._done.difference_update(answer.keep)
-        kept = tuple(sorted(asked - self._done))
-        self._advance(window)
-        still_refused = tuple((offset, reason) for offset, reason in refused.items() if offset not in kept)
-        return Settled(cursor=self.cursor, refused=still_refused, kept=kept)
+            done.update(offset for offset in asked if first <= offset <= last)
+        done.difference_update(answer.keep)
+        cursor = self._passed(window, done)
+        return Settled(
+            cursor=cursor,
+            refused=tuple((offset, reason) for offset, reason in refused.items() if offset in done),
+            kept=tuple(sorted(asked - done)),
+            done=frozenset(offset for offset in done if offset > cursor),
+        )
 
-    def _advance(self, window: Sequence[Record]) -> None:
-        """Move the cursor up to the first record that is still open. `window` begins right behind the cursor."""
+    def take(self, settled: Settled) -> None:
+        """Go on from there: all that `settled` gives up is kept elsewhere, and its cursor is durable."""
+        self.cursor = settled.cursor
+        self._done = settled.done
+
+    def _passed(self, window: Sequence[Record], done: set[int]) -> int:
+        """The cursor before the first record that is still open. `window` begins right behind the cursor."""
+        cursor = self.cursor
         for record in window:
-            if record.offset not in self._done:
+            if record.offset not in done:
                 break
-            self.cursor = record.offset
-        self._done = {offset for offset in self._done if offset > self.cursor}
+            cursor = record.offset
+        return cursor

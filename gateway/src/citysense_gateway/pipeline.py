@@ -1,25 +1,27 @@
 """The way of a frame through the gateway: identify, decode, normalise, recognise repeats, store; then the verdict.
 
 Owns the order of the steps and which verdict each outcome gives; each step is a pure function of its own module. A
-verdict is given only after the commit it reports. Never raises for what a device sent.
+verdict is given only after the commit it reports. Never raises for what a device sent, nor for a defect of ours that it
+brings to light: every frame ends in exactly one counter.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 
 from citysense import wire
 from citysense.crash_points import CrashPoints
 from citysense.errors import StorageError
 from citysense_gateway.counters import FrameCounters
-from citysense_gateway.dead_letters import NO_VALUE, Quota, Seal, dead_letter, printable
+from citysense_gateway.dead_letters import INTERNAL, NO_VALUE, Quota, Seal, dead_letter, printable
+from citysense_gateway.defects import DEFECTS, Defects
 from citysense_gateway.devices import Device, Devices
 from citysense_gateway.fingerprint import fingerprint
 from citysense_gateway.frame import Frame, Kind, Reason, Verdict
 from citysense_gateway.identify import Rejection, contradiction, identify
 from citysense_gateway.normalise import Pseudonym, normalise
-from citysense_gateway.spool import Spool
+from citysense_gateway.spool import Spool, Stored
 from citysense_profiles.errors import DecodeError
 from citysense_profiles.reading import Decoded, ReadingClass
 from citysense_profiles.vocabulary import Vocabulary
@@ -28,6 +30,7 @@ MAX_COUNTER = (1 << 53) - 1
 """Largest boot and seq: what JSON numbers carry exactly, and what fits the spool."""
 _TURNS_UNTIL_ACK = 3
 """Turns of the event loop in which a door has sent the acknowledgement of a verdict: task done, settled, flushed."""
+_AFTER_ACK = "door.after_ack"
 
 
 class Pipeline:
@@ -53,38 +56,75 @@ class Pipeline:
         self._counters = counters
         self._crash = crash
         self._quota = quota or Quota()
+        self._defects = Defects()
 
     async def accept(self, frame: Frame) -> Verdict:
         """Take one frame to its end and say which."""
         self._counters.came_in(frame.transport)
+        return await self._to_its_end(frame, self._take(frame))
+
+    async def refuse(self, frame: Frame, reason: Reason, detail: str) -> Verdict:
+        """Keep a frame that the door itself had to refuse, and count it."""
+        self._counters.came_in(frame.transport)
+        rejection = Rejection(reason=reason, detail=detail)
+        return await self._to_its_end(frame, self._reject(frame, self._sender(frame), rejection))
+
+    async def _to_its_end(self, frame: Frame, steps: Awaitable[Verdict]) -> Verdict:
+        """The one guard around all steps: whatever they raise, the frame is counted, and no door and no poller dies."""
+        try:
+            verdict = await steps
+        except DEFECTS as e:
+            return await self._broke(frame, e)
+        self._counters.ended(verdict)
+        if verdict.kind in (Kind.STORED, Kind.DUPLICATE) and self._crash.armed(_AFTER_ACK):
+            _after_turns(asyncio.get_running_loop(), _TURNS_UNTIL_ACK, lambda: self._crash.at(_AFTER_ACK))
+        return verdict
+
+    async def _take(self, frame: Frame) -> Verdict:
         device = identify(frame, self._devices)
         if isinstance(device, Rejection):
-            return self._ended(await self._reject(frame, None, device))
+            return await self._reject(frame, None, device)
         usable = self._read(frame, device)
         if isinstance(usable, Rejection):
-            return self._ended(await self._reject(frame, device, usable))
-        decoded, readings = usable
+            return await self._reject(frame, device, usable)
+        return await self._store(frame, device, *usable)
+
+    async def _store(
+        self, frame: Frame, device: Device, decoded: Decoded, readings: dict[ReadingClass, wire.Readings]
+    ) -> Verdict:
+        """The verdict on a usable frame, after the commit. `readings` may be empty: see `Kind.STORED`."""
+        gaps = sorted({metric for sample in decoded.samples for metric in sample.missing})
+        letter = self._gap_letter(frame, device, gaps) if gaps and self._quota.take(frame) else None
+        stored: Stored | None = None
         try:
             stored = await self._spool.store(
                 device.id,
                 readings,
                 fingerprint(frame, device.id, decoded),
                 received=frame.received_at,
-                beside=self._without_value(frame, device, decoded),
+                beside=letter,
             )
         except StorageError as e:
-            return self._ended(Verdict(kind=Kind.UNAVAILABLE, detail=str(e)))
-        kind = Kind.DUPLICATE if stored.duplicate else Kind.STORED
-        return self._ended(Verdict(kind=kind, receipt=stored.receipt))
+            return Verdict(kind=Kind.UNAVAILABLE, detail=str(e))
+        finally:
+            if letter is not None and (stored is None or stored.duplicate):
+                self._quota.give_back(frame)
+        if stored.duplicate:
+            return Verdict(kind=Kind.DUPLICATE, receipt=stored.receipt)
+        if gaps:
+            self._counters.add(NO_VALUE)
+            if letter is None:
+                self._counters.add("dead_letters.over_quota")
+        return Verdict(kind=Kind.STORED, receipt=stored.receipt)
 
-    async def refuse(self, frame: Frame, reason: Reason, detail: str) -> Verdict:
-        """Keep a frame that the door itself had to refuse, and count it."""
-        self._counters.came_in(frame.transport)
-        device = self._devices.get(frame.device) if frame.device is not None else None
-        return self._ended(await self._reject(frame, device, Rejection(reason=reason, detail=detail)))
+    def _sender(self, frame: Frame) -> Device | None:
+        return self._devices.get(frame.device) if frame.device is not None else None
 
     def _read(self, frame: Frame, device: Device) -> Rejection | tuple[Decoded, dict[ReadingClass, wire.Readings]]:
         """What the frame says, or why it cannot be used."""
+        unknown = _no_such_message(frame, device)
+        if unknown is not None:
+            return unknown
         try:
             decoded = _decode(frame, device)
         except DecodeError as e:
@@ -97,14 +137,10 @@ class Pipeline:
         except UnicodeEncodeError:
             return Rejection(reason=Reason.UNDECODABLE, detail="value: the tag id holds what is no text")
 
-    def _without_value(self, frame: Frame, device: Device, decoded: Decoded) -> wire.DeadLetter | None:
+    def _gap_letter(self, frame: Frame, device: Device, gaps: list[str]) -> wire.DeadLetter:
         """A trace of a frame that says "no value" for a metric: nothing is stored in its place, and somebody may want to
         know why the curve has a gap."""
-        missing = sorted({metric for sample in decoded.samples for metric in sample.missing})
-        if not missing or not self._quota.take(frame):
-            return None
-        self._counters.add("no_value")
-        detail = f"the device reports no value for {', '.join(missing)}; what else the frame holds is stored"
+        detail = f"the device reports no value for {', '.join(gaps)}; what else the frame holds is stored"
         return dead_letter(frame, reason=NO_VALUE, detail=detail, device=device, seal=self._seal)
 
     async def _reject(self, frame: Frame, device: Device | None, why: Rejection) -> Verdict:
@@ -121,11 +157,24 @@ class Pipeline:
             return Verdict(kind=Kind.UNAVAILABLE, detail=str(e))
         return verdict
 
-    def _ended(self, verdict: Verdict) -> Verdict:
-        self._counters.ended(verdict)
-        if verdict.kind in (Kind.STORED, Kind.DUPLICATE):
-            _after_turns(asyncio.get_running_loop(), _TURNS_UNTIL_ACK, lambda: self._crash.at("door.after_ack"))
-        return verdict
+    async def _broke(self, frame: Frame, error: BaseException) -> Verdict:
+        """The end of a frame on which our own code failed: counted, told, kept, and the device is asked to keep it too."""
+        self._counters.broke()
+        device = self._sender(frame)
+        where = self._defects.tell(error, may_quote=device is not None and not device.profile.personal)
+        detail = f"a defect of the gateway stopped it ({where}); its log says more"
+        if not self._quota.take(frame):
+            self._counters.add("dead_letters.over_quota")
+        else:
+            try:
+                await self._spool.keep(
+                    dead_letter(frame, reason=INTERNAL, detail=detail, device=device, seal=self._seal)
+                )
+            except StorageError as e:
+                detail = str(e)
+            except DEFECTS as e:
+                self._defects.tell(e, may_quote=False)
+        return Verdict(kind=Kind.UNAVAILABLE, detail=detail)
 
 
 def _after_turns(loop: asyncio.AbstractEventLoop, turns: int, call: Callable[[], None]) -> None:
@@ -135,15 +184,22 @@ def _after_turns(loop: asyncio.AbstractEventLoop, turns: int, call: Callable[[],
         loop.call_soon(_after_turns, loop, turns - 1, call)
 
 
+def _no_such_message(frame: Frame, device: Device) -> Rejection | None:
+    """A rejection where the channel names a message that the profile lacks, that only goes down, or that is polled."""
+    profile = device.profile
+    if not frame.message or frame.registers is not None or profile.is_upward(frame.message):
+        return None
+    known = ", ".join(name for name in profile.messages if profile.is_upward(name)) or "none"
+    detail = f"devices of profile {profile.id} send no message {frame.message!r}; known: {known}"
+    return Rejection(reason=Reason.NO_SUCH_MESSAGE, detail=detail)
+
+
 def _decode(frame: Frame, device: Device) -> Decoded:
     """Raises DecodeError only."""
     # A vendor's topic names no message; then the profile finds the one that fits.
     message = frame.message or None
     if frame.registers is not None:
         return device.profile.decode_registers(frame.registers, message=message, settings=device.settings)
-    if message is not None and message in device.profile.messages and not device.profile.is_upward(message):
-        text = f"{message!r} is not sent by devices of this profile"
-        raise DecodeError("no_match", text, profile=device.profile.id, message=message)
     return device.profile.decode(frame.payload, message=message, content=frame.content, settings=device.settings)
 
 

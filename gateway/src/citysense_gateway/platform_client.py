@@ -1,7 +1,7 @@
 """What the gateway asks of the platform over HTTP, and its errors as ours.
 
 Owns one HTTP session and the addresses of the ingest interface. A call either gives what was asked for, or raises
-`Unreachable` (worth another try later) or `BatchRefused` (the same batch will never do). Does not try again itself.
+`Unreachable` (worth another try later) or `BatchRefused` (not this request as a whole). Does not try again itself.
 """
 
 from __future__ import annotations
@@ -38,7 +38,11 @@ class Unreachable(UpstreamError):
 
 
 class BatchRefused(Refused):
-    """The platform understood the request and will not take this body."""
+    """The platform, or something before it, will not take this request as a whole. `status` is that of HTTP."""
+
+    def __init__(self, text: str, *, status: int) -> None:
+        super().__init__(text)
+        self.status = status
 
 
 class PlatformClient:
@@ -100,7 +104,7 @@ class PlatformClient:
         if status in (200, 204):
             return status, content
         if status in _REFUSED:
-            raise BatchRefused(f"{status}: {_words(content)}")
+            raise BatchRefused(f"{status}: {_words(content)}", status=status)
         raise Unreachable(_explain(self._url, status, content), retry_after=_seconds(retry_after))
 
 

@@ -1,13 +1,14 @@
 """The gateway's spool: the durable log, and beside it what is needed to recognise repeats.
 
 Whether a frame is a repeat is decided in the very transaction that stores it, so no crash can come between. Owns
-DIR/spool.db; the policy when space runs out is the log's.
+DIR/spool.db, and there also the table of records that the platform will never take; the policy when space runs out is
+the log's.
 """
 
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from citysense import wire
 from citysense.clock import Clock
 from citysense.crash_points import CrashPoints
 from citysense.durable_log import MAX_BYTES, DurableLog, Entry
+from citysense.record_format import CLASS_CODES, Record
 from citysense.reserve import RESERVE_BYTES
 from citysense_gateway.fingerprint import KEPT_MS, Counted, Fingerprint, Keyed
 from citysense_gateway.frame import Receipt
@@ -27,12 +29,24 @@ MAX_KEYS = 1_000_000
 """Keys kept at most, about 100 MB; at 200 frames a second without a counter they last for more than an hour."""
 PRUNE_CHUNK = 2_000
 """Keys deleted in one go: about 10 ms, which an urgent commit may have to wait."""
+MAX_REFUSED = 10_000
+"""Refused dead letters and tombstones kept at most, the newest: a few MB, and at worst 0.7 GB of full-sized letters."""
 
 _SCHEMA = (
     "CREATE TABLE IF NOT EXISTS sequence(device TEXT, boot INTEGER, next INTEGER, received BLOB,"
     " PRIMARY KEY(device, boot)) WITHOUT ROWID",
     "CREATE TABLE IF NOT EXISTS fingerprint(id INTEGER PRIMARY KEY, key BLOB UNIQUE, seen INTEGER)",
+    # Offsets are never reused and count over all classes, so a record that comes here again stands here once.
+    "CREATE TABLE IF NOT EXISTS refused_record(offset INTEGER PRIMARY KEY, class INTEGER, blob BLOB, reason TEXT)",
 )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Aside:
+    """A record that the platform will never take and that is no reading, with the platform's words."""
+
+    record: Record
+    reason: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,6 +70,7 @@ class Spool:
         reserve_bytes: int = RESERVE_BYTES,
         max_bytes: int = MAX_BYTES,
         max_keys: int = MAX_KEYS,
+        max_refused: int = MAX_REFUSED,
     ) -> None:
         self.log = DurableLog(
             path,
@@ -69,6 +84,7 @@ class Spool:
         )
         self._clock = clock
         self._max_keys = max_keys
+        self._max_refused = max_refused
 
     def open(self) -> None:
         """Open or create the file. Raises SetupError or StorageError with a sentence that says what to do."""
@@ -110,6 +126,32 @@ class Spool:
         """Append a dead letter; returns after the commit. Raises StorageError where nothing could be stored."""
         entry = Entry(cls=ReadingClass.STATE, body=wire.encode(letter), device=letter.device, time=letter.received)
         await self.log.append_entries([entry], urgent=False)
+
+    async def give_up(self, letters: Iterable[wire.DeadLetter], aside: Iterable[Aside], *, urgent: bool) -> None:
+        """Keep what the platform will never take, all or nothing, before it is trimmed; returns after the commit.
+
+        Of readings a dead letter is appended. A dead letter or tombstone would only be refused as another dead letter,
+        for ever: it stays here, in the table `refused_record`. Raises StorageError where nothing could be stored.
+        """
+        entries = [
+            Entry(cls=ReadingClass.STATE, body=wire.encode(letter), device=letter.device, time=letter.received)
+            for letter in letters
+        ]
+        rows = [
+            (refused.record.offset, CLASS_CODES[refused.record.cls], refused.record.body, refused.reason)
+            for refused in aside
+        ]
+
+        def plan(connection: sqlite3.Connection) -> tuple[list[Entry], None]:
+            connection.executemany("INSERT OR REPLACE INTO refused_record VALUES(?, ?, ?, ?)", rows)
+            connection.execute(
+                "DELETE FROM refused_record WHERE offset<="
+                "(SELECT offset FROM refused_record ORDER BY offset DESC LIMIT 1 OFFSET ?)",
+                (self._max_refused,),
+            )
+            return entries, None
+
+        await self.log.append(plan, urgent=urgent)
 
     async def tend(self) -> None:
         """Call once a second: upkeep of the log, and keys that are too old or too many go."""

@@ -1,7 +1,8 @@
 """From the spool to the platform: one loop per lane, one request in flight in each.
 
-A record leaves the spool only when the platform has answered that it is durable there, or when it was refused for good
-and stands in the dead letters. Owns the reading cursor "uplink" of the spool.
+A record leaves the spool only when the platform has answered that it is durable there, or when the platform has refused
+this very record and it stands in the dead letters or in the spool's table of refused records. Owns the reading cursor
+"uplink" of the spool.
 """
 
 from __future__ import annotations
@@ -19,10 +20,10 @@ from citysense.record_format import Record
 from citysense_gateway.counters import FrameCounters
 from citysense_gateway.dead_letters import MAX_RAW, Seal, printable, seal_owner
 from citysense_gateway.devices import Devices
-from citysense_gateway.lane_progress import LaneProgress
+from citysense_gateway.lane_progress import LaneProgress, Settled
 from citysense_gateway.outage import LONGEST_WAIT_S, Outage
 from citysense_gateway.platform_client import BatchRefused, PlatformClient, Unreachable
-from citysense_gateway.spool import Spool
+from citysense_gateway.spool import Aside, Spool
 from citysense_profiles.reading import ReadingClass
 
 log = logging.getLogger(__name__)
@@ -31,6 +32,7 @@ READER = "uplink"
 MAX_RECORDS = 500
 MAX_BYTES = 1 << 20
 REFUSED = "platform_refused"
+_TOO_LARGE = 413
 LINGER_S = {ReadingClass.SAFETY: 0.0, ReadingClass.STATE: 0.02, ReadingClass.BULK: 0.1}
 """How long a lane waits for company after something came in: a request costs 2 ms of CPU on both sides together. Safety
 never waits."""
@@ -68,14 +70,10 @@ class Lane:
         longest = SAFETY_LONGEST_WAIT_S if cls is ReadingClass.SAFETY else LONGEST_WAIT_S
         self._outage = Outage(f"uplink {cls.value}", random, longest=longest)
         self._most = MAX_RECORDS
-        # Before the first look nothing is known to be delivered: the spool may hold a backlog of an earlier life.
-        self._waiting_since: int | None = 0
+        self._given_up: set[int] = set()
+        """Refused records that are kept already while the cursor is still before them."""
         self.idle = asyncio.Event()
         """Set while nothing waits in the lane."""
-
-    def delivered_until(self) -> int:
-        """Every record that came in before this moment (ms) is on the platform."""
-        return self._clock.now_ms() if self._waiting_since is None else self._waiting_since
 
     async def run(self) -> None:
         """Hand over what is there and what comes, until cancelled. Raises StorageClosed when the spool has stopped."""
@@ -104,21 +102,19 @@ class Lane:
         window = self._log.read(self._cls, after=progress.cursor, limit=MAX_RECORDS)
         batch = _cut(progress.open(window), self._most)
         if not batch:
-            self._waiting_since = None
             return None
-        self._waiting_since = _received(batch[0].body) or self._waiting_since
         answer = await self._send(batch)
         if answer is None:
             return 0.0
-        before = progress.cursor
         settled = progress.settle(window, [record.offset for record in batch], answer)
-        bodies = {record.offset: record.body for record in batch}
-        for offset, reason in settled.refused:
-            await self._give_up(bodies[offset], reason)
-        if settled.cursor != before:
-            # The next request waits for this, and an alarm must not wait for company.
-            urgent = self._cls is ReadingClass.SAFETY
+        # The next request waits for this, and an alarm must not wait for company.
+        urgent = self._cls is ReadingClass.SAFETY
+        await self._give_up(batch, settled, urgent=urgent)
+        if settled.cursor != progress.cursor:
             await self._log.advance(READER, self._cls, settled.cursor, trim=True, urgent=urgent)
+        # Last: whatever of this raised, the next round begins before these records, and nothing is passed unkept.
+        progress.take(settled)
+        self._given_up &= settled.done
         if settled.kept:
             return self._outage.failed(Unreachable(f"the platform could not take {len(settled.kept)} records yet"))
         self._outage.worked()
@@ -135,23 +131,41 @@ class Lane:
                 # Halved until the culprit stands alone: the others are not concerned.
                 self._most = max(1, len(batch) // 2)
                 return None
+            if e.status != _TOO_LARGE:
+                # No word on the record itself: another version of the platform, or a proxy before it, refuses whatever
+                # comes. Were it final, every reading of the outage would end in the dead letters.
+                raise Unreachable(f"the platform takes no request ({e})") from e
             answer = wire.Answer(accepted=[], rejected=[(batch[0].offset, str(e))])
         self._crash.at("uplink.after_post")
         self._most = min(MAX_RECORDS, self._most * 2)
         return answer
 
-    async def _give_up(self, body: bytes, reason: str) -> None:
-        """Keep a record that the platform will never take as a dead letter, unless it is one already."""
-        try:
-            record: wire.Body | None = wire.decode_body(body)
-        except ValueError:
-            record = None
-        if record is not None and not isinstance(record, wire.Readings):
-            self._counters.add("uplink.dropped")
-            log.error("the platform refused a %s (%s); it is dropped", type(record).__name__, reason)
+    async def _give_up(self, batch: Sequence[Record], settled: Settled, *, urgent: bool) -> None:
+        """Keep the records that the platform will never take: of readings a dead letter, all else as it is."""
+        reasons = {offset: reason for offset, reason in settled.refused if offset not in self._given_up}
+        letters: list[wire.DeadLetter] = []
+        aside: list[Aside] = []
+        for record in batch:
+            reason = reasons.get(record.offset)
+            if reason is None:
+                continue
+            body = _decoded(record.body)
+            if body is None or isinstance(body, wire.Readings):
+                letters.append(self._refused_letter(record.body, body, reason))
+            else:
+                aside.append(Aside(record=record, reason=printable(reason)))
+        if not reasons:
             return
-        self._counters.add("uplink.refused")
-        await self._spool.keep(self._refused_letter(body, record, reason))
+        await self._spool.give_up(letters, aside, urgent=urgent)
+        self._given_up.update(reasons)
+        self._counters.add("uplink.refused", len(letters))
+        self._counters.add("uplink.set_aside", len(aside))
+        if aside:
+            log.error(
+                "the platform refused %d dead letters or tombstones (%s); they stay in the spool's table refused_record",
+                len(aside),
+                aside[0].reason,
+            )
 
     def _refused_letter(self, body: bytes, readings: wire.Readings | None, reason: str) -> wire.DeadLetter:
         device = self._devices.get(readings.device) if readings is not None else None
@@ -184,13 +198,11 @@ def _cut(records: Sequence[Record], most: int) -> list[Record]:
     return batch
 
 
-def _received(body: bytes) -> int | None:
-    """When the frame of a record came in, ms; None for records that came of no frame."""
+def _decoded(body: bytes) -> wire.Body | None:
     try:
-        record = wire.decode_body(body)
+        return wire.decode_body(body)
     except ValueError:
         return None
-    return record.received if isinstance(record, wire.Readings | wire.DeadLetter) else None
 
 
 async def drained(lanes: Sequence[Lane], within: float) -> bool:

@@ -47,6 +47,10 @@ class CrashPoints:
         """The points armed by CITYSENSE_CRASH_AT, none without it."""
         return cls(environment.get("CITYSENSE_CRASH_AT"))
 
+    def armed(self, name: str) -> bool:
+        """Whether passing the point `name` can kill; where reaching it costs something, ask first."""
+        return name == self._name
+
     def at(self, name: str) -> None:
         """Pass the point `name`."""
         if name == self._name:

@@ -36,6 +36,9 @@ log = logging.getLogger(__name__)
 
 MAX_BYTES = 8 << 30
 """A log larger than this counts as full: eight days of a prefecture's steady load, well inside a small disk."""
+ROOM_AGAIN = 0.9
+"""A log that was too large is so until it is below this share of its bound; else it would go back and forth, and tell so,
+with every batch."""
 MOST_PAGES = (1 << 30) - 1
 """SQLite's own bound of a file, in pages."""
 DISK_FULL = "disk_full"
@@ -46,12 +49,16 @@ DAMAGED = "damaged"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Entry:
-    """One record to append. `device` and `time` (ms) are what a tombstone would say of it."""
+    """One record to append. `device` and `time` (ms) are what a tombstone would say of it.
+
+    An `expendable` one that is given up leaves no tombstone: nobody's reading is lost with it.
+    """
 
     cls: ReadingClass
     body: bytes
     device: str
     time: int
+    expendable: bool = False
 
 
 @dataclass(slots=True)
@@ -116,7 +123,14 @@ class DurableLog:
                 f"{self._path.parent}: no space left on the disk;"
                 f" free at least {(self._reserve.size >> 20) + 1} MB and start again"
             )
-        self._writer.open()
+        try:
+            self._writer.open()
+        except StorageFull:
+            # Started anew on a disk that is full: the reserve is there for this.
+            if not self._reserve.release():
+                raise
+            self._short = DISK_FULL
+            self._writer.open()
         self._reader = open_for_reading(self._path)
 
     def close(self) -> None:
@@ -127,6 +141,8 @@ class DurableLog:
             self._reader = None
 
     def _prepare(self, connection: sqlite3.Connection) -> None:
+        if self._short:
+            self._bound_growth(connection)
         for statement in _SCHEMA:
             connection.execute(statement)
         if self._more_schema is not None:
@@ -188,8 +204,9 @@ class DurableLog:
         offset = connection.execute("SELECT value FROM meta WHERE key='next_offset'").fetchone()[0] if entries else 0
         for entry in entries:
             if short and entry.cls is not ReadingClass.SAFETY:
-                self._entomb(connection, entry, short)
-                written.entombed += 1
+                if not entry.expendable:
+                    self._entomb(connection, entry, short)
+                    written.entombed += 1
                 continue
             rows.append((CLASS_CODES[entry.cls], offset, record_format.pack(offset, entry.cls, entry.body)))
             first, count = written.lanes.get(entry.cls, (offset, 0))
@@ -261,7 +278,8 @@ class DurableLog:
             if not future.cancelled() and future.exception() is not None:
                 self._damaged.discard((code, offset))  # the disk is full: it is found again at the next reading
 
-        future = self._writer.submit(move, urgent=False, committed=committed)
+        # Urgent, so that it is not overtaken by a reader's advance, which may delete what is to be set aside.
+        future = self._writer.submit(move, urgent=True, committed=committed)
         future.add_done_callback(moved)
 
     def depth(self, cls: ReadingClass, name: str) -> int:
@@ -344,16 +362,20 @@ class DurableLog:
         return self._short is not None
 
     async def tend(self) -> None:
-        """Call once a second: heals after space has returned, and turns tombstones into records that can be seen."""
+        """Call once a second: heals after space has returned, and turns tombstones into records that can be seen.
+
+        Raises StorageError; the next call tries again.
+        """
         size, free = self._query(
             "SELECT page_count * page_size, freelist_count * page_size"
             " FROM pragma_page_count(), pragma_freelist_count(), pragma_page_size()",
             (),
         )[0]
         was_short = self._short
-        if size - free > self._max_bytes:
+        bound = self._max_bytes * (ROOM_AGAIN if self._short == LOG_FULL else 1)
+        if size - free > bound:
             self._short = LOG_FULL
-        elif self._short and self._reserve.allocate():
+        elif self._short and self._take_reserve():
             await self._writer.submit(_unbound_growth, urgent=True)
             self._short = None
         if self._short == LOG_FULL and was_short is None:
@@ -364,6 +386,12 @@ class DurableLog:
             log.warning("%s: there is space again; all readings are kept", self._path)
         if self._short is None and self._query("SELECT 1 FROM tombstone LIMIT 1", ()):
             await self.append(self._publish_tombstones, urgent=False)
+
+    def _take_reserve(self) -> bool:
+        try:
+            return self._reserve.allocate()
+        except SetupError as e:  # a refusal to start is none while running: a fault of the disk that may pass
+            raise StorageError(str(e)) from e
 
     def _publish_tombstones(self, connection: sqlite3.Connection) -> tuple[Sequence[Entry], None]:
         if self._short:

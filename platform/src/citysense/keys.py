@@ -62,11 +62,22 @@ def _load_or_create(path: Path, fresh: bytes) -> bytes:
             except FileExistsError:
                 pass  # the other process was first; its key is read below
             draft.unlink()
+            # The content is on the disk, its name is not yet: a key that a power cut takes takes what it sealed along.
+            for folder in (path.parent, path.parent.parent):
+                _sync_folder(folder)
         if path.stat().st_mode & 0o077:
             path.chmod(0o600)
         return path.read_bytes()
     except OSError as e:
         raise SetupError(f"{path} cannot be read or made ({e.strerror}); check the folder's owner and rights") from e
+
+
+def _sync_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 class Sealer:

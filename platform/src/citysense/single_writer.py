@@ -1,8 +1,15 @@
 """One SQLite file, one writing thread, group commit.
 
 Owns the only writing connection to a file (two writers can corrupt a WAL before SQLite 3.51.3) and the moment when a
-commit happens: an urgent job commits at once and takes along what waits; others wait at most `window` seconds for
-company. A job's future is resolved only after the COMMIT that holds it has returned. Must not know what jobs write.
+commit happens: an urgent job commits at once, before all that is not urgent, and takes along what fits; others wait at
+most `window` seconds for company. A job's future is resolved only after the COMMIT that holds it has returned. Must not
+know what jobs write.
+
+Jobs of one kind keep their order; an urgent one overtakes the others. No caller may rely on more than that, and none
+does: who needs one job before another waits for its future first. Records of one lane, and batches of one gateway, come
+in order because each is asked for after the one before was answered, or with the same urgency; a repeat of a frame is
+recognised inside its transaction, whichever of the two comes first; cursors and trimming name offsets that have been
+read, so they have been committed.
 """
 
 from __future__ import annotations
@@ -30,9 +37,10 @@ log = logging.getLogger(__name__)
 BULK_WINDOW_S = 0.010
 """ARCHITECTURE.md section 2: bulk waits at most 10 ms for a commit."""
 QUEUE_BOUND = 20_000
-"""Jobs waiting for the thread; two seconds of a storm on a slow disk. Beyond it, senders are told to wait."""
+"""Jobs of each kind, urgent or not, that wait for the thread; two seconds of a storm on a slow disk. Beyond it, senders
+are told to wait. Urgent ones have a bound of their own: a storm of bulk must not cost a flood its place."""
 BATCH_BOUND = 1_000
-"""Jobs of one transaction: bounds how long an urgent job waits behind those it takes along."""
+"""Jobs of one transaction: bounds how long an urgent job waits behind the one that is under way."""
 
 
 @dataclass(slots=True)
@@ -66,9 +74,9 @@ class SingleWriter:
         self._window = window
         self._crash = crash or CrashPoints()
         self._crash_prefix = crash_prefix
-        self._queue: deque[_Waiting] = deque()
+        self._urgent: deque[_Waiting] = deque()
+        self._patient: deque[_Waiting] = deque()
         self._ready = threading.Condition()
-        self._urgent = False
         self._closing = False
         self._opened: threading.Event = threading.Event()
         self._open_error: StorageError | None = None
@@ -77,7 +85,12 @@ class SingleWriter:
         self.commits = 0
 
     def open(self) -> None:
-        """Open or create the file and start the thread. Raises StorageError with a sentence for a person."""
+        """Open or create the file and start the thread; what a killed process left in the file is on the disk afterwards.
+
+        Raises StorageError with a sentence for a person; then it may be tried again.
+        """
+        self._opened.clear()
+        self._open_error = None
         self._thread = threading.Thread(target=self._run, name=f"writer {self._path.name}", daemon=True)
         self._thread.start()
         self._opened.wait()
@@ -99,11 +112,12 @@ class SingleWriter:
     @property
     def waiting(self) -> int:
         """Jobs not yet taken into a transaction."""
-        return len(self._queue)
+        return len(self._urgent) + len(self._patient)
 
     def submit(self, job: Job[T], *, urgent: bool, committed: Callable[[T], None] | None = None) -> asyncio.Future[T]:
-        """Queue `job`; the future holds its result after the commit, or what it or the file raised.
+        """Queue `job`, an urgent one before all that are not.
 
+        The future holds its result after the commit, or what it or the file raised.
         A job may refuse with a ValueError, LookupError or ArithmeticError: its caller gets it, and nothing of the job
         is kept. `committed` is called in the event loop with the result, in the order of the commits, also when
         nobody waits for the future any more. Raises StorageClosed or Overloaded at once. Call from a running event
@@ -114,14 +128,13 @@ class SingleWriter:
         with self._ready:
             if self._closing or self._thread is None:
                 raise StorageClosed(f"{self._path.name} is closed")
-            if len(self._queue) >= QUEUE_BOUND:
+            queue = self._urgent if urgent else self._patient
+            if len(queue) >= QUEUE_BOUND:
                 raise Overloaded(
                     f"{QUEUE_BOUND} writes wait for {self._path.name}; the disk is too slow for what comes in"
                 )
-            self._queue.append(_Waiting(job, future, loop, committed))
-            if urgent:
-                self._urgent = True
-            if urgent or len(self._queue) in (1, BATCH_BOUND):
+            queue.append(_Waiting(job, future, loop, committed))
+            if urgent or len(queue) in (1, BATCH_BOUND):
                 self._ready.notify()
         return future
 
@@ -131,6 +144,7 @@ class SingleWriter:
             try:
                 connection.execute("BEGIN IMMEDIATE")
                 self._schema(connection)
+                write_something(connection)
                 connection.execute("COMMIT")
             except sqlite3.Error as e:
                 connection.close()
@@ -156,8 +170,9 @@ class SingleWriter:
         """Refuse what is under way, what waits and what would come."""
         with self._ready:
             self._closing = True
-            left = [*batch, *self._queue]
-            self._queue.clear()
+            left = [*batch, *self._urgent, *self._patient]
+            self._urgent.clear()
+            self._patient.clear()
         error = StorageClosed(
             f"{self._path.name}: the writer stopped after a fault of its own; start the process again"
         )
@@ -166,20 +181,26 @@ class SingleWriter:
     def _next_batch(self) -> list[_Waiting]:
         """Wait for work; an empty list means the end."""
         with self._ready:
-            while not self._queue and not self._closing:
+            while not self.waiting and not self._closing:
                 self._ready.wait()
-            if self._queue and not self._urgent and not self._closing:
+            if self._patient and not self._no_reason_to_wait():
                 self._ready.wait_for(self._no_reason_to_wait, timeout=self._window)
-            batch = [self._queue.popleft() for _ in range(min(len(self._queue), BATCH_BOUND))]
-            if not self._queue:
-                self._urgent = False
+            batch: list[_Waiting] = []
+            for queue in (self._urgent, self._patient):
+                batch += [queue.popleft() for _ in range(min(len(queue), BATCH_BOUND - len(batch)))]
             return batch
 
     def _no_reason_to_wait(self) -> bool:
-        return self._urgent or self._closing or len(self._queue) >= BATCH_BOUND
+        return bool(self._urgent) or self._closing or len(self._patient) >= BATCH_BOUND
 
     def _commit(self, connection: sqlite3.Connection, batch: Sequence[_Waiting]) -> None:
         """One transaction for all of `batch`; what a refusing job has written goes, what its neighbours wrote stays."""
+        left = list(batch)
+        while left and (refusing := self._transact(connection, left)) is not None:
+            left = [item for item in left if item is not refusing]
+
+    def _transact(self, connection: sqlite3.Connection, batch: Sequence[_Waiting]) -> _Waiting | None:
+        """Commit `batch` and tell all; or undo it, tell the one job that wrote before it refused, and return that job."""
         outcomes: list[Outcome] = []
         try:
             connection.execute("BEGIN IMMEDIATE")
@@ -194,8 +215,7 @@ class SingleWriter:
                     # It changed rows before it refused: all start again without it, its neighbours are not concerned.
                     connection.execute("ROLLBACK")
                     resolve([(item, None, e)])
-                    self._commit(connection, [other for other in batch if other is not item])
-                    return
+                    return item
             self._end_transaction(connection)
         except (sqlite3.Error, OSError, StorageError) as e:
             if connection.in_transaction:
@@ -206,6 +226,7 @@ class SingleWriter:
             self._failing = True
             outcomes = [(item, None, error) for item in batch]
         resolve(outcomes)
+        return None
 
     def _end_transaction(self, connection: sqlite3.Connection) -> None:
         if self._crash_prefix:
@@ -257,6 +278,17 @@ def open_for_writing(path: Path, synchronous: Durability) -> sqlite3.Connection:
     except sqlite3.Error as e:
         raise storage_error(path, e) from e
     return connection
+
+
+def write_something(connection: sqlite3.Connection) -> None:
+    """Make the transaction under way a writing one, so that its COMMIT syncs the whole write-ahead log.
+
+    A process that was killed between writing and syncing leaves transactions that are read as committed and may not be
+    on the disk. A COMMIT without a write of its own syncs nothing: a repeat would be confirmed that a power cut could
+    still take. To be done once after a file was opened. Writes a number of the file's head that nobody uses.
+    """
+    number = connection.execute("PRAGMA user_version").fetchone()[0]
+    connection.execute(f"PRAGMA user_version={number}")
 
 
 def open_for_reading(path: Path) -> sqlite3.Connection:

@@ -25,9 +25,9 @@ from citysense_platform.api.metrics import metrics_routes
 from citysense_platform.city.database import City
 from citysense_platform.dispatch.queries import CaseFilter, Cases
 from citysense_platform.dispatch.routes import dispatch_routes
+from citysense_platform.events.event_store import READER as EVENTS
 from citysense_platform.events.event_store import EventStore
 from citysense_platform.events.routes import event_routes
-from citysense_platform.events.writer import EventWriter
 from citysense_platform.ingest.gateways import GatewayStates
 from citysense_platform.ingest.log import IngestLog
 from citysense_platform.ingest.routes import ingest_routes
@@ -41,7 +41,7 @@ from citysense_platform.registry.routes import registry_routes
 from citysense_platform.rules.model import load_pack
 from citysense_platform.rules.runner import RulesRunner
 from citysense_platform.store.embedded import EmbeddedStore
-from citysense_platform.store.follower import Progress
+from citysense_platform.store.follower import LogFollower, Progress
 from citysense_platform.store.influx import InfluxStore, RefusedPoint
 from citysense_platform.store.influx_server import parse_target
 from citysense_platform.store.port import TelemetryStore
@@ -49,7 +49,7 @@ from citysense_platform.store.routes import telemetry_routes
 from citysense_platform.store.writer import StoreWriter
 from citysense_profiles.catalogue import load_catalogue
 from citysense_profiles.reading import ReadingClass
-from citysense_profiles.vocabulary import load_vocabulary
+from citysense_profiles.vocabulary import Vocabulary, load_vocabulary
 
 DEFAULT_PACK = Path(__file__).parent / "rules" / "packs" / "default.yaml"
 SILENT_MS = 5_000
@@ -105,7 +105,7 @@ async def build_parts(
     catalogue, vocabulary = load_catalogue(), load_vocabulary()
     pack = load_pack(options.rules or DEFAULT_PACK, speed=options.speed, vocabulary=vocabulary)
     events = EventStore(options.data / "events", clock=clock, crash=crash)
-    store = _telemetry(options, events, clock, crash)
+    store = _telemetry(options, events, vocabulary, clock, crash)
     await events.open(log_id=log_file.spool_id)
     await store.open(log_id=log_file.spool_id)
 
@@ -121,9 +121,9 @@ async def build_parts(
     ingest = IngestLog(log_file, roster.assignment)
     states = GatewayStates()
     store_writer = StoreWriter(log_file, store, clock=clock, jitter=jitter)
-    event_writer = EventWriter(log_file, events, clock=clock, jitter=jitter)
+    event_writer = LogFollower(EVENTS, log_file, events, clock=clock, jitter=jitter)
 
-    health = Health(clock)
+    health = Health()
     health.check("rules", lambda: _seconds(rules.lag_ms(ReadingClass.SAFETY)), limit=LAG_LIMIT_S)
     health.check("store", lambda: _behind(store_writer.progress), limit=LAG_LIMIT_S)
     health.check("events", lambda: _behind(event_writer.progress), limit=LAG_LIMIT_S)
@@ -136,7 +136,7 @@ async def build_parts(
         return await registry.device(device) is not None
 
     async def status() -> Status:
-        return await _status(states, clock, health, rules, alerts, cases)
+        return await _status(states, clock, health, rules, alerts, cases, log_file)
 
     api = build_api(
         admin_digest=admin_digest,
@@ -176,11 +176,16 @@ async def build_parts(
     )
 
 
-def _telemetry(options: Options, events: EventStore, clock: Clock, crash: CrashPoints) -> TelemetryStore:
+def _telemetry(
+    options: Options, events: EventStore, vocabulary: Vocabulary, clock: Clock, crash: CrashPoints
+) -> TelemetryStore:
     """The embedded store, or the InfluxDB that was asked for. A point that its server refuses becomes a dead letter."""
     folder = options.data / "telemetry"
     if options.influx is None:
         return EmbeddedStore(folder, clock=clock, crash=crash)
+
+    def personal(metric: str) -> bool:
+        return metric not in vocabulary or vocabulary.metric(metric).personal
 
     async def refused(point: RefusedPoint) -> None:
         await events.keep(
@@ -192,13 +197,16 @@ def _telemetry(options: Options, events: EventStore, clock: Clock, crash: CrashP
                 device=point.point.device,
                 profile="",
                 reason="store_refused",
-                detail=point.words,
+                detail="a value that is personal; neither it nor the server's words are kept"
+                if point.personal
+                else point.words,
                 size=len(point.line),
-                raw=point.line,
+                raw=b"" if point.personal else point.line,
             )
         )
 
-    return InfluxStore(parse_target(options.influx, options.influx_token), folder, refused=refused, crash=crash)
+    target = parse_target(options.influx, options.influx_token)
+    return InfluxStore(target, folder, refused=refused, personal=personal, crash=crash)
 
 
 def _seconds(milliseconds: int | None) -> float | None:
@@ -212,7 +220,7 @@ def _behind(progress: Progress) -> float:
 
 
 def _platform_figures(
-    rules: RulesRunner, store: StoreWriter, events: EventWriter, log_file: DurableLog
+    rules: RulesRunner, store: StoreWriter, events: LogFollower, log_file: DurableLog
 ) -> PlatformFigures:
     return PlatformFigures(
         {
@@ -237,7 +245,13 @@ def _platform_figures(
 
 
 async def _status(
-    states: GatewayStates, clock: Clock, health: Health, rules: RulesRunner, alerts: Alerts, cases: Cases
+    states: GatewayStates,
+    clock: Clock,
+    health: Health,
+    rules: RulesRunner,
+    alerts: Alerts,
+    cases: Cases,
+    log_file: DurableLog,
 ) -> Status:
     latest = states.latest()
     counters: dict[str, float] = {}
@@ -252,6 +266,11 @@ async def _status(
         stored=int(counters.get("stored", 0)),
         duplicate=int(counters.get("duplicate", 0)),
         rejected=by_prefix(counters, "rejected"),
+        unavailable=int(counters.get("unavailable", 0)),
+        short_of_space=[
+            *(["platform"] if log_file.short_of_space else []),
+            *(name for name, state in latest.items() if state.heartbeat.counters.get("short_of_space")),
+        ],
         waiting=sum(by_prefix(counters, "spool").values()),
         alerts=await alerts.open_by_colour(),
         cases=await cases.total(),

@@ -40,6 +40,8 @@ class CoapCounters:
     requests: int = 0
     busy: int = 0
     """Refused with 5.03 because too much was under way."""
+    refused: int = 0
+    """Answered with an error before there was a frame: path, method, option, format, or a block out of place."""
     in_flight: int = 0
     uploads: int = 0
     malformed: int = 0
@@ -73,6 +75,7 @@ class CoapDoor:
         self._under_way: set[asyncio.Task[Verdict]] = set()
         self._requests = 0
         self._busy = 0
+        self._refused = 0
 
     @property
     def port(self) -> int:
@@ -88,6 +91,7 @@ class CoapDoor:
         return CoapCounters(
             requests=self._requests,
             busy=self._busy,
+            refused=self._refused,
             in_flight=len(self._under_way),
             uploads=len(self._uploads),
             malformed=datagrams.malformed,
@@ -124,6 +128,8 @@ class CoapDoor:
         block = _block_of(message)
         target = replies.target_of(_request_of(message))
         if isinstance(target, Reply):
+            if target.code >= Code.BAD_REQUEST:
+                self._refused += 1
             return target, block
         if self._closing or len(self._under_way) >= self._max_in_flight:
             self._busy += 1
@@ -151,6 +157,7 @@ class CoapDoor:
         if body is Refusal.FULL:
             self._busy += 1
             return replies.unavailable(body.value)
+        self._refused += 1
         return Reply(code=Code.INCOMPLETE if body is Refusal.GAP else Code.BAD_REQUEST, text=body.value)
 
     async def _deliver(self, message: Message, target: Target, payload: bytes) -> Reply:

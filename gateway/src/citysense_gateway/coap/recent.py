@@ -1,47 +1,77 @@
-"""Message ids seen lately, and what was answered: so that a repeated datagram is answered, not processed, again.
+"""Requests seen lately, and what was answered: so that a repeated datagram is answered, not processed, again.
 
-Bounded in time and in number. The library keeps whole message objects and a timer for each request, 2.3 kB for 247 s;
-this keeps the reply's bytes. It only saves work: what survives a restart is the spool's own de-duplication.
+A message id alone does not make a repeat: a device that restarts begins with the same ids, and an address may pass to
+another device. The content decides. Bounded in time and in number. The library keeps whole message objects and a timer
+for each request, 2.3 kB for 247 s; this keeps a digest and the reply's bytes. It only saves work: what survives a
+restart is the spool's own de-duplication.
 """
 
 from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Hashable
+from dataclasses import dataclass
+
+
+@dataclass(slots=True)
+class _Seen:
+    since: float
+    digest: bytes
+    token: bytes
+    reply: bytes = b""
+
+
+@dataclass(frozen=True, slots=True)
+class Superseded:
+    """The request is new, though its key was in use: by a request with this token, which is forgotten now."""
+
+    token: bytes
 
 
 class RecentRequests:
-    """Keys of requests with the replies to repeat. `lifetime` in seconds; at most `limit` keys, the oldest leaves."""
+    """Requests with the replies to repeat. `lifetime` in seconds; at most `limit` keys, the oldest leaves."""
 
     def __init__(self, *, lifetime: float = 60.0, limit: int = 100_000) -> None:
         # A sender repeats itself for at most 45 s (MAX_TRANSMIT_SPAN of RFC 7252); the rest is for the network.
         self._lifetime = lifetime
         self._limit = limit
-        self._replies: OrderedDict[Hashable, tuple[float, bytes]] = OrderedDict()
+        self._seen: OrderedDict[Hashable, _Seen] = OrderedDict()
 
     def __len__(self) -> int:
-        return len(self._replies)
+        return len(self._seen)
 
-    def admit(self, key: Hashable, now: float) -> bytes | None:
-        """None if `key` is new, and it is remembered; else the reply to repeat, empty where none was given yet."""
+    def admit(self, key: Hashable, digest: bytes, token: bytes, now: float) -> bytes | Superseded | None:
+        """The reply to repeat, empty where none was given yet; anything else: the request is new and remembered.
+
+        `digest` stands for everything the request says, `token` included. A known key with another digest is
+        `Superseded`; None is a key not seen lately.
+        """
         self._expire(now)
-        known = self._replies.get(key)
+        known = self._seen.get(key)
         if known is not None:
-            return known[1]
-        if len(self._replies) >= self._limit:
-            self._replies.popitem(last=False)
-        self._replies[key] = (now, b"")
-        return None
+            if known.digest == digest:
+                return known.reply
+            del self._seen[key]
+        elif len(self._seen) >= self._limit:
+            self._seen.popitem(last=False)
+        self._seen[key] = _Seen(now, digest, token)
+        return None if known is None else Superseded(known.token)
 
-    def answered(self, key: Hashable, reply: bytes) -> None:
-        """Remember the reply to `key`, if the key is still remembered."""
-        known = self._replies.get(key)
-        if known is not None:
-            self._replies[key] = (known[0], reply)
+    def acknowledged(self, key: Hashable, empty: bytes) -> None:
+        """Remember an empty acknowledgement, which carries no token; a reply given already stays."""
+        known = self._seen.get(key)
+        if known is not None and not known.reply:
+            known.reply = empty
+
+    def answered(self, key: Hashable, token: bytes, reply: bytes) -> None:
+        """Remember the reply to the request with `token`, if it is that request that the key still stands for."""
+        known = self._seen.get(key)
+        if known is not None and known.token == token:
+            known.reply = reply
 
     def _expire(self, now: float) -> None:
-        while self._replies:
-            oldest = next(iter(self._replies))
-            if now - self._replies[oldest][0] < self._lifetime:
+        while self._seen:
+            oldest = next(iter(self._seen))
+            if now - self._seen[oldest].since < self._lifetime:
                 return
-            del self._replies[oldest]
+            del self._seen[oldest]

@@ -127,6 +127,7 @@ _CODE_OF: dict[Reason, tuple[Code, str]] = {
     Reason.BAD_CREDENTIAL: (Code.UNAUTHORIZED, "wrong or revoked credential"),
     Reason.FOREIGN_TOPIC: (Code.UNAUTHORIZED, "the path is another device's"),
     Reason.IDENTITY_MISMATCH: (Code.UNAUTHORIZED, "the payload names another device"),
+    Reason.NO_SUCH_MESSAGE: (Code.NOT_FOUND, "the device's profile sends no such message"),
     Reason.NO_MATCH: (Code.BAD_REQUEST, "no message of the device's profile fits"),
     Reason.UNDECODABLE: (Code.BAD_REQUEST, "not decodable"),
     Reason.TOO_LARGE: (Code.TOO_LARGE, "too large"),

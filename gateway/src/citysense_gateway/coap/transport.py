@@ -19,6 +19,7 @@ the datagrams. Ours is exclusive, and refuses to start.
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import ipaddress
 import logging
 import socket
@@ -29,6 +30,7 @@ from typing import Any, cast
 from aiocoap import Message, error, interfaces
 from aiocoap.message import Direction
 from aiocoap.messagemanager import MessageManager
+from aiocoap.numbers.codes import EMPTY
 from aiocoap.numbers.types import ACK, CON
 from aiocoap.protocol import Context
 from aiocoap.tokenmanager import TokenManager
@@ -37,7 +39,7 @@ from aiocoap.transports.udp6 import MessageInterfaceUDP6
 from aiocoap.util import hostportjoin
 
 from citysense.clock import Clock
-from citysense_gateway.coap.recent import RecentRequests
+from citysense_gateway.coap.recent import RecentRequests, Superseded
 
 _RECEIVE_BUFFER = 4 * 1024 * 1024
 """Asked of the system, which may give less: the default of 208 kB holds a burst of about 200 datagrams."""
@@ -50,7 +52,7 @@ class DatagramCounters:
 
     malformed: int = 0
     repeats: int = 0
-    """Requests seen before, by peer and message id."""
+    """Requests seen before, by peer, message id and content."""
     unsent: int = 0
     """Replies dropped because the system took no more datagrams; the device repeats its request."""
 
@@ -65,20 +67,47 @@ class _Messages(MessageManager):  # type: ignore[misc]
         self._recent = RecentRequests()
 
     def _deduplicate_message(self, message: Message) -> bool:
-        reply = self._recent.admit((message.remote, message.mid), self._clock.monotonic())
-        if reply is None:
+        key = (message.remote, message.mid)
+        known = self._recent.admit(key, content_digest(message), message.token, self._clock.monotonic())
+        if known is None:
+            return False
+        if isinstance(known, Superseded):
+            self._withhold_ack(message, known.token)
             return False
         self._counters.repeats += 1
-        if message.mtype is CON and reply:
-            again = Message.decode(reply, message.remote.as_response_address())
+        if message.mtype is CON and known:
+            again = Message.decode(known, message.remote.as_response_address())
             again.direction = Direction.OUTGOING
             self._send_via_transport(again)
         return True
 
+    def _withhold_ack(self, message: Message, older_token: bytes) -> None:
+        """An older request under the same message id may be under way still: its reply gets an id of its own.
+
+        As an ACK it would acknowledge the new request, to a device that looks at the message id only.
+        """
+        place = (message.remote, older_token)
+        waiting = self._piggyback_opportunities.get(place)
+        if waiting is not None and waiting[0] == message.mid:
+            del self._piggyback_opportunities[place]
+            waiting[1].cancel()
+
     def _store_response_for_duplicates(self, message: Message) -> None:
         # Only an ACK carries the request's message id; a separate response's id is our own and may collide with one.
-        if message.mtype is ACK:
-            self._recent.answered((message.remote, message.mid), message.encode())
+        if message.mtype is not ACK:
+            return
+        key = (message.remote, message.mid)
+        if message.code is EMPTY:
+            self._recent.acknowledged(key, message.encode())
+        else:
+            self._recent.answered(key, message.token, message.encode())
+
+
+def content_digest(message: Message) -> bytes:
+    """Stands for what a request says: equal for a repeat, different for another request under the same message id."""
+    head = bytes((int(message.code), len(message.token))) + message.token
+    # The marker ends the options, as on the wire.
+    return hashlib.blake2b(head + message.opt.encode() + b"\xff" + message.payload, digest_size=16).digest()
 
 
 class _Peer(namedtuple("_Peer", ["transport", "address"]), interfaces.EndpointAddress):  # type: ignore[misc]

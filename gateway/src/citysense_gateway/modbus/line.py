@@ -61,7 +61,6 @@ class _Polled:
     due: float
     failures: int = 0
     """Failed polls in a row."""
-    trouble: str = ""
     refused: frozenset[str] = frozenset()
 
 
@@ -88,11 +87,6 @@ class LinePolling:
         self._changed = asyncio.Event()
         self._delivering = False
         self._retired = False
-
-    @property
-    def trouble(self) -> dict[str, str]:
-        """Device id -> sentence, for the devices whose last poll failed."""
-        return {id_: polled.trouble for id_, polled in self._polled.items() if polled.failures}
 
     def put(self, device: PolledDevice, unit: int) -> None:
         """Add a device, or go on polling it as it is described now."""
@@ -209,7 +203,6 @@ class LinePolling:
             return
         self._counters.failures += 1
         polled.failures += 1
-        polled.trouble = reason
         polled.due = self._clock.monotonic() + pause_after(polled.failures, self._chance)
         if polled.failures == 1:
             self._counters.failing += 1
@@ -220,7 +213,6 @@ class LinePolling:
             self._counters.failing -= 1
             _LOG.warning("device %s can be read again, after %d failed polls", polled.device.id, polled.failures)
             polled.failures = 0
-            polled.trouble = ""
         if refused != polled.refused:
             polled.refused = refused
             told = ", ".join(sorted(refused)) or "nothing any more"

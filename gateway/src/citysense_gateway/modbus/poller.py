@@ -9,8 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
-from collections.abc import Mapping, Sequence
-from types import MappingProxyType
+from collections.abc import Sequence
 
 from citysense.clock import Clock
 from citysense_gateway.frame import FrameSink
@@ -52,14 +51,6 @@ class ModbusPoller:
         self._lines: dict[Line, tuple[LinePolling, asyncio.Task[None]]] = {}
         self._ending: set[asyncio.Task[None]] = set()
         self._broken: asyncio.Future[None] | None = None
-
-    @property
-    def trouble(self) -> Mapping[str, str]:
-        """Device id -> sentence, for each device that is not served or whose last poll failed."""
-        told = dict(self._unserved)
-        for polling, _ in self._lines.values():
-            told.update(polling.trouble)
-        return MappingProxyType(told)
 
     async def start(self) -> None:
         """Begin to poll what was set, and what will be."""

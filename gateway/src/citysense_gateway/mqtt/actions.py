@@ -28,15 +28,21 @@ class CloseReason(StrEnum):
     STORAGE_UNAVAILABLE = "storage_unavailable"
     SLOW_READER = "slow_reader"
     TOO_MANY_CONNECTIONS = "too_many_connections"
+    TOO_MANY_STRANGERS = "too_many_strangers"
+    """Of one address, before CONNECT was accepted."""
     SHUTTING_DOWN = "shutting_down"
 
 
 @dataclass(frozen=True, slots=True)
 class Opened:
-    """The device proved who it is. An older session of the same device and client id ends before CONNACK goes out."""
+    """The device proved who it is. An older session of the same device and client id ends before CONNACK goes out.
+
+    `with_will`: it left a will, which nobody publishes.
+    """
 
     device: str
     client_id: str
+    with_will: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,8 +71,10 @@ class Delivery:
 Action = bytes | Delivery | Opened | Close
 """bytes are written to the peer as they are."""
 
+QUOTA_EXCEEDED = 0x97
 _FAULT_CODES = {
     Fault.TOO_LARGE: 0x95,
+    Fault.TOO_MANY_FILTERS: QUOTA_EXCEEDED,
     Fault.BAD_TOPIC: 0x90,
     Fault.TOPIC_ALIAS: 0x94,
     Fault.SUBSCRIPTION_ID: 0xA1,
@@ -75,6 +83,7 @@ _FAULT_CODES = {
     Fault.UNEXPECTED_PACKET: 0x82,
     Fault.BAD_FILTER: 0x82,
 }
+# What is missing here is a malformed packet.
 _MALFORMED = 0x81
 _CLOSE_CODES = {
     CloseReason.PACKET_TIMEOUT: _MALFORMED,
@@ -88,11 +97,11 @@ _REJECT_CODES = {
     Reason.BAD_CREDENTIAL: 0x87,
     Reason.FOREIGN_TOPIC: 0x87,
     Reason.IDENTITY_MISMATCH: 0x87,
+    Reason.NO_SUCH_MESSAGE: 0x99,
     Reason.NO_MATCH: 0x99,
     Reason.UNDECODABLE: 0x99,
     Reason.TOO_LARGE: 0x99,
 }
-QUOTA_EXCEEDED = 0x97
 
 
 def disconnect_code(reason: CloseReason | Fault) -> int | None:

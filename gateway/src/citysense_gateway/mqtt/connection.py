@@ -21,13 +21,15 @@ from citysense_gateway.mqtt.parser import PacketParser
 from citysense_gateway.mqtt.session import Session
 
 _log = logging.getLogger(__name__)
+_ABRUPT = (CloseReason.SLOW_READER, CloseReason.TOO_MANY_CONNECTIONS, CloseReason.TOO_MANY_STRANGERS)
+"""Endings on which no time is spent: the peer does not read, or there is no room to wait for it."""
 
 
 class Host(Protocol):
     """What a connection tells the door."""
 
-    def connection_made(self, connection: Connection) -> bool:
-        """A socket opened; False when there is no room for it."""
+    def connection_made(self, connection: Connection) -> CloseReason | None:
+        """A socket opened; the reason when there is no room for it."""
         ...
 
     def session_opened(self, connection: Connection) -> None:
@@ -43,13 +45,13 @@ class Host(Protocol):
         ...
 
 
-def source_of(transport: asyncio.BaseTransport) -> str:
-    """The peer's address as `host:port`, with brackets for IPv6."""
+def source_of(transport: asyncio.BaseTransport) -> tuple[str, str]:
+    """The peer's address, and address and port as `host:port`, with brackets for IPv6."""
     peer = transport.get_extra_info("peername")
     if not isinstance(peer, tuple):
-        return "unknown"
+        return "unknown", "unknown"
     host, port = peer[:2]
-    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+    return host, f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
 class Connection(asyncio.Protocol):
@@ -77,6 +79,7 @@ class Connection(asyncio.Protocol):
         self._flush_due = False
         self._write_paused = False
         self._reading_paused = False
+        self._turn_due = False
         self._admitted = False
         self._lost = False
         self._closing_since: float | None = None
@@ -86,6 +89,10 @@ class Connection(asyncio.Protocol):
         self._transport: asyncio.Transport
         self.session_key: tuple[str, str] | None = None
         """(device, client id) from CONNACK on."""
+        self.with_will = False
+        """The device left a will."""
+        self.address = ""
+        """The peer's, without its port; set when the socket opens."""
         self.deliveries: set[asyncio.Task[Verdict]] = set()
 
     # Called by the transport
@@ -93,22 +100,25 @@ class Connection(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         assert isinstance(transport, asyncio.Transport)
         self._transport = transport
-        self._session = self._new_session(source_of(transport))
+        self.address, source = source_of(transport)
+        self._session = self._new_session(source)
         self._opened_at = self._last_packet = self._clock.monotonic()
         sock = transport.get_extra_info("socket")
         if sock is not None:
             # A device may switch keep-alive off; its vanishing must still free the socket one day.
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-        self._admitted = self._host.connection_made(self)
-        if not self._admitted:
-            self._apply(self._session.end(CloseReason.TOO_MANY_CONNECTIONS))
+        refusal = self._host.connection_made(self)
+        self._admitted = refusal is None
+        if refusal is not None:
+            self._apply(self._session.end(refusal))
 
     def data_received(self, data: bytes) -> None:
         if self._closing_since is not None:
             return
         self._parser.feed(data)
-        self._pull()
-        self._flush()
+        if not self._turn_due:
+            self._pull()
+            self._flush()
 
     def eof_received(self) -> None:
         """Half-open connections are not served: the transport closes when this returns nothing."""
@@ -161,19 +171,19 @@ class Connection(asyncio.Protocol):
     # In
 
     def _pull(self) -> None:
-        """Give the session what the parser has, as far as the session wants it."""
+        """Give the session what the parser has, as far as the session wants it and one turn of the loop allows."""
         now_ms = self._clock.now_ms()
-        taken = False
+        taken = 0
         try:
-            while self._session.wants_packets:
+            while self._session.wants_packets and taken < self._settings.packets_per_turn:
                 packet = self._parser.next_packet()
                 if packet is None:
                     break
-                taken = True
+                taken += 1
                 self._apply(self._session.receive(packet, now_ms))
         except ProtocolViolation as violation:
             _log.debug("MQTT peer broke the protocol: %s", violation)
-            self._apply(self._session.violated(violation.fault))
+            self._apply(self._session.unreadable(violation, now_ms))
             return
         now = self._clock.monotonic()
         if taken:
@@ -183,10 +193,25 @@ class Connection(asyncio.Protocol):
             self._partial_since = None
         elif self._partial_since is None:
             self._partial_since = now
+        if taken == self._settings.packets_per_turn and self._parser.pending:
+            self._pull_soon()
         self._steer_reading()
 
+    def _pull_soon(self) -> None:
+        """Go on with what the parser has when the other connections have had their turn."""
+        if not self._turn_due:
+            self._turn_due = True
+            self._loop.call_soon(self._take_turn)
+
+    def _take_turn(self) -> None:
+        self._turn_due = False
+        if self._lost or self._closing_since is not None:
+            return
+        self._pull()
+        self._flush()
+
     def _steer_reading(self) -> None:
-        wanted = self._session.wants_packets
+        wanted = self._session.wants_packets and not self._turn_due
         reading = not self._reading_paused
         if wanted == reading or self._closing_since is not None:
             return
@@ -221,7 +246,7 @@ class Connection(asyncio.Protocol):
             self._report_done()
             return
         if self._reading_paused and self._session.wants_packets:
-            self._pull()
+            self._pull_soon()
         if not self._flush_due:
             # Verdicts of one commit arrive in one turn of the loop; their answers leave in one write.
             self._flush_due = True
@@ -242,6 +267,7 @@ class Connection(asyncio.Protocol):
             elif isinstance(action, Opened):
                 self._parser.max_packet = self._settings.max_packet
                 self.session_key = (action.device, action.client_id)
+                self.with_will = action.with_will
                 self._host.session_opened(self)
             else:
                 self._hang_up(action)
@@ -275,7 +301,7 @@ class Connection(asyncio.Protocol):
         last_words = bool(self._out)
         self._flush()
         self._closing_since = self._clock.monotonic()
-        if close.reason in (CloseReason.SLOW_READER, CloseReason.TOO_MANY_CONNECTIONS):
+        if close.reason in _ABRUPT:
             self._transport.abort()
         elif last_words and self._transport.can_write_eof():
             try:

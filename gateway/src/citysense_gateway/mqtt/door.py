@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import logging
 import ssl
+from collections import Counter
 
 from citysense.clock import Clock
 from citysense_gateway.frame import FrameSink, PasswordCheck
@@ -16,6 +18,8 @@ from citysense_gateway.mqtt.connection import Connection
 from citysense_gateway.mqtt.limits import MqttCounters, MqttSettings
 from citysense_gateway.mqtt.session import Session
 from citysense_gateway.mqtt.topics import TopicRights
+
+_log = logging.getLogger(__name__)
 
 
 class MqttDoor:
@@ -40,6 +44,9 @@ class MqttDoor:
         self._sweep_timer: asyncio.TimerHandle | None = None
         self._connections: set[Connection] = set()
         self._sessions: dict[str, dict[str, Connection]] = {}
+        self._strangers: Counter[str] = Counter()
+        # Holds names of registered devices only, so the register bounds it.
+        self._wills_noted: set[str] = set()
         self._all_done = asyncio.Event()
         self._ids = itertools.count(1)
         self._id_prefix = ""
@@ -104,20 +111,27 @@ class MqttDoor:
 
     # Called by connections
 
-    def connection_made(self, connection: Connection) -> bool:
+    def connection_made(self, connection: Connection) -> CloseReason | None:
         """See `connection.Host`."""
         self.counters.connections_accepted += 1
         if self._server is None or len(self._connections) >= self._settings.max_connections:
-            return False
+            return CloseReason.TOO_MANY_CONNECTIONS
+        if self._strangers[connection.address] >= self._settings.max_strangers:
+            return CloseReason.TOO_MANY_STRANGERS
+        self._strangers[connection.address] += 1
         self._connections.add(connection)
         self.counters.connections = len(self._connections)
-        return True
+        return None
 
     def session_opened(self, connection: Connection) -> None:
         """See `connection.Host`."""
         assert connection.session_key is not None
         device, client_id = connection.session_key
         self.counters.sessions_opened += 1
+        self._no_stranger(connection.address)
+        if connection.with_will and device not in self._wills_noted:
+            self._wills_noted.add(device)
+            _log.info("%s connects with a will, which is accepted but never published", device)
         sessions = self._sessions.setdefault(device, {})
         older = sessions.get(client_id)
         sessions[client_id] = connection
@@ -137,9 +151,16 @@ class MqttDoor:
     def connection_done(self, connection: Connection) -> None:
         """See `connection.Host`."""
         self._connections.discard(connection)
+        if connection.session_key is None:
+            self._no_stranger(connection.address)
         self.counters.connections = len(self._connections)
         if not self._connections:
             self._all_done.set()
+
+    def _no_stranger(self, address: str) -> None:
+        self._strangers[address] -= 1
+        if not self._strangers[address]:
+            del self._strangers[address]
 
     def _new_connection(self) -> Connection:
         return Connection(

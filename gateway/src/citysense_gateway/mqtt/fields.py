@@ -39,15 +39,22 @@ class Fault(StrEnum):
     """A subscription identifier although they were announced as not available."""
     QOS_NOT_SUPPORTED = "qos_not_supported"
     TOO_LARGE = "too_large"
+    TOO_MANY_PROPERTIES = "too_many_properties"
+    TOO_MANY_FILTERS = "too_many_filters"
 
 
 class ProtocolViolation(Exception):
-    """A peer broke the protocol. The connection cannot go on; `fault` names the rule, `detail` is for a person."""
+    """A peer broke the protocol. The connection cannot go on; `fault` names the rule, `detail` is for a person.
 
-    def __init__(self, fault: Fault, detail: str) -> None:
+    `lost` is set where a message, perhaps a reading, goes down with the connection: its topic as far as it is known,
+    else the packet's name.
+    """
+
+    def __init__(self, fault: Fault, detail: str, *, lost: str | None = None) -> None:
         super().__init__(f"{fault}: {detail}")
         self.fault = fault
         self.detail = detail
+        self.lost = lost
 
 
 def text_of(raw: bytes) -> str:

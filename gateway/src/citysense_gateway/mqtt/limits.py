@@ -15,6 +15,8 @@ class MqttSettings:
 
     max_connections: int = 10_000
     """A connection counts until its socket is closed and the pipeline has answered for all its frames."""
+    max_strangers: int = 256
+    """Connections of one address on which no device has proved who it is yet; the next one is closed at once."""
     max_packet: int = 262_144
     max_connect_packet: int = 16_384
     """Before CONNECT we know nobody, so a stranger may make us keep less."""
@@ -24,6 +26,9 @@ class MqttSettings:
     """The same bound in payload bytes: 256 packets of full size would be 64 MB for one device."""
     max_subscriptions: int = 32
     max_client_id: int = 128
+    packets_per_turn: int = 64
+    """Packets of one connection in one turn of the loop; then the others have theirs. The smallest packets come
+    131,072 to one read of the socket."""
     output_limit: int = 262_144
     """Bytes waiting for a peer that does not read; above it the connection is cut."""
     connect_timeout: float = 10.0

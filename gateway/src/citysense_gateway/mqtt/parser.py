@@ -6,6 +6,8 @@ refused by name: QoS 2 and extended authentication are announced as not availabl
 
 from __future__ import annotations
 
+from collections.abc import Sized
+
 from citysense_gateway.mqtt.fields import Fault, FieldReader, ProtocolViolation, text_of
 from citysense_gateway.mqtt.packets import (
     Connect,
@@ -24,6 +26,9 @@ from citysense_gateway.mqtt.properties import NO_PROPERTIES, Place, Property, re
 _CONNECT, _PUBLISH, _PUBACK, _SUBSCRIBE, _UNSUBSCRIBE, _PINGREQ, _DISCONNECT = 1, 3, 4, 8, 10, 12, 14
 # The low four bits that each type must carry; PUBLISH uses them itself (section 2.1.3).
 _FLAGS = {_CONNECT: 0, _PUBACK: 0, _SUBSCRIBE: 2, _UNSUBSCRIBE: 2, _PINGREQ: 0, _DISCONNECT: 0}
+
+_MAX_FILTERS = 64
+"""In one SUBSCRIBE or UNSUBSCRIBE. A packet of full size has room for 65,000, which would hold up everybody for 60 ms."""
 
 
 class PacketParser:
@@ -74,7 +79,9 @@ class PacketParser:
             length, body = header
         end = body + length
         if end - start > self.max_packet:
-            raise ProtocolViolation(Fault.TOO_LARGE, f"{end - start} bytes, at most {self.max_packet} are taken")
+            detail = f"a packet of {end - start} bytes, at most {self.max_packet} are taken"
+            # Said when the length is known, so before there is a topic.
+            raise ProtocolViolation(Fault.TOO_LARGE, detail, lost="PUBLISH" if first >> 4 == _PUBLISH else None)
         if end > len(buffer):
             return None
         self._position = end
@@ -144,7 +151,7 @@ def _read_publish(flags: int, body: bytes, v5: bool) -> Publish:
     at = 2 + (body[0] << 8 | body[1])
     if at > len(body):
         raise ProtocolViolation(Fault.TRUNCATED, f"topic of {at - 2} bytes in a packet of {len(body)}")
-    topic = text_of(body[2:at])
+    topic = _read_topic(body[2:at])
     packet_id = None
     if qos:
         packet_id = int.from_bytes(body[at : at + 2], "big")
@@ -172,9 +179,17 @@ def _read_publish(flags: int, body: bytes, v5: bool) -> Publish:
     )
 
 
+def _read_topic(raw: bytes) -> str:
+    try:
+        return text_of(raw)
+    except ProtocolViolation as violation:
+        lost = raw.decode(errors="replace").replace("\0", "\ufffd")
+        raise ProtocolViolation(violation.fault, violation.detail, lost=lost) from violation
+
+
 def _check_topic(topic: str) -> None:
     if not topic or "+" in topic or "#" in topic:
-        raise ProtocolViolation(Fault.BAD_TOPIC, f"topic name {topic[:80]!r}")
+        raise ProtocolViolation(Fault.BAD_TOPIC, f"topic name {topic[:80]!r}", lost=topic)
 
 
 def _read_connect(reader: FieldReader) -> Connect:
@@ -252,6 +267,7 @@ def _read_subscribe(reader: FieldReader, v5: bool) -> Subscribe:
         if options & 3 == 3 or options >> 4 & 3 == 3:
             raise ProtocolViolation(Fault.BAD_QOS, f"subscription options 0x{options:02x}")
         filters.append((wanted, options & 3))
+        _check_number(filters)
     if not filters:
         raise ProtocolViolation(Fault.BAD_FILTER, "SUBSCRIBE without a topic filter")
     return Subscribe(packet_id=packet_id, filters=tuple(filters), properties=properties)
@@ -264,9 +280,15 @@ def _read_unsubscribe(reader: FieldReader, v5: bool) -> Unsubscribe:
     filters: list[str] = []
     while reader.remaining:
         filters.append(_read_filter(reader))
+        _check_number(filters)
     if not filters:
         raise ProtocolViolation(Fault.BAD_FILTER, "UNSUBSCRIBE without a topic filter")
     return Unsubscribe(packet_id=packet_id, filters=tuple(filters))
+
+
+def _check_number(filters: Sized) -> None:
+    if len(filters) > _MAX_FILTERS:
+        raise ProtocolViolation(Fault.TOO_MANY_FILTERS, f"at most {_MAX_FILTERS} topic filters in one packet are taken")
 
 
 def _read_filter(reader: FieldReader) -> str:

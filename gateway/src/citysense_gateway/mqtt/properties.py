@@ -84,6 +84,9 @@ class _Row(NamedTuple):
     high: int = 0xFFFF_FFFF
 
 
+_MAX_PROPERTIES = 64
+"""In one set. A packet of full size has room for 52,000, which would hold up everybody for 70 ms."""
+
 Value = int | str | bytes
 Properties = Mapping[Property, Value]
 NO_PROPERTIES: Properties = {}
@@ -153,7 +156,12 @@ def read_properties(reader: FieldReader, place: Place) -> Properties:
         return NO_PROPERTIES
     inner = FieldReader(reader.take(length))
     found: dict[Property, Value] = {}
+    count = 0
     while inner.remaining:
+        count += 1
+        if count > _MAX_PROPERTIES:
+            detail = f"at most {_MAX_PROPERTIES} properties in {place.value} are taken"
+            raise ProtocolViolation(Fault.TOO_MANY_PROPERTIES, detail)
         number = inner.varint()
         try:
             name = Property(number)

@@ -2,6 +2,9 @@
 
 Owns what a connection may do and what it is answered: packets, verdicts and endings go in, actions come out, to be
 carried out in their order. It must not decide what a payload means, nor do I/O.
+
+Wills: they are not served. A will on a topic of the device itself is accepted with CONNECT, so that a device which is
+set up to leave one can connect, and is never published. A will on a foreign topic is refused like a PUBLISH there.
 """
 
 from __future__ import annotations
@@ -21,7 +24,7 @@ from citysense_gateway.mqtt.actions import (
     disconnect_code,
     puback_code,
 )
-from citysense_gateway.mqtt.fields import Fault
+from citysense_gateway.mqtt.fields import Fault, ProtocolViolation
 from citysense_gateway.mqtt.limits import MqttCounters, MqttSettings
 from citysense_gateway.mqtt.packets import (
     PINGRESP,
@@ -138,6 +141,19 @@ class Session:
             return (encode_connack(Version.V3_1_1, 1), *self._close(fault))
         return self.end(fault)
 
+    def unreadable(self, violation: ProtocolViolation, now_ms: int) -> tuple[Action, ...]:
+        """End after bytes that are no packet; a PUBLISH lost by it leaves a trace, without its payload.
+
+        The peer does not wait for the trace to be kept: it gets no PUBACK either way.
+        """
+        opened = self._phase is _Phase.OPEN
+        ending = self.violated(violation.fault)
+        if not opened or violation.lost is None:
+            return ending
+        reason = Reason.TOO_LARGE if violation.fault is Fault.TOO_LARGE else Reason.FOREIGN_TOPIC
+        trace = Delivery(self._frame(now_ms, violation.lost, b""), reason=reason, detail=violation.detail)
+        return (self._deliver(trace), *ending)
+
     def end(self, reason: CloseReason | Fault) -> tuple[Action, ...]:
         """End from our side; nothing when it has ended before."""
         code = disconnect_code(reason)
@@ -202,7 +218,6 @@ class Session:
         if will and own_message(device, will.topic, self._topic_rights) is None:
             frame = self._frame(now_ms, will.topic, will.payload)
             return self._refuse_frame(frame, Reason.FOREIGN_TOPIC, "the will's topic is not the device's own")
-        # A will on an own topic is accepted and not published yet.
         return self._open(packet)
 
     def _connect_refusal(self, packet: Connect) -> int | None:
@@ -245,7 +260,7 @@ class Session:
         self._client_max_packet = max_packet if isinstance(max_packet, int) else None
         self._explain = packet.properties.get(Property.REQUEST_PROBLEM_INFORMATION) != 0
         connack = encode_connack(self._version, 0, properties=self._offer(packet))
-        return (Opened(self._device, self._client_id), connack)
+        return (Opened(self._device, self._client_id, with_will=packet.will is not None), connack)
 
     def _offer(self, packet: Connect) -> Properties:
         """What CONNACK says about us. No topic aliases, which is the default when left out."""

@@ -38,7 +38,8 @@ class DataFolder:
                 f"{self.path} cannot be written ({e.strerror}): check its owner and rights, or choose another folder with --data."
             ) from e
         free = shutil.disk_usage(self.path).free
-        if free < LEAST_FREE_BYTES:
+        # A folder in use has its reserves already: after a power cut on a full disk, alarms must be taken again.
+        if free < LEAST_FREE_BYTES and not (self.path / "spool.db").exists():
             self.__exit__(None, None, None)
             raise SetupError(
                 f"{self.path} has {free >> 20} MB of disk space left, citysense needs {LEAST_FREE_BYTES >> 20} MB to start: "

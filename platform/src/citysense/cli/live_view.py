@@ -54,6 +54,14 @@ def _figures(status: Status | None, language: str) -> RenderableType:
     grid.add_row("frames in", Text.assemble((f"{total:,}", "bold"), (f"   {ways}", "dim")))
     grid.add_row("stored", Text.assemble((f"{status.stored:,}", "bold"), (_beside(status), "dim")))
     grid.add_row("rejected", _rejected(status))
+    if status.unavailable:
+        grid.add_row("not stored", Text(f"{status.unavailable:,}   told their devices to keep them", style="bold red"))
+    if status.short_of_space:
+        where = ", ".join(status.short_of_space)
+        grid.add_row(
+            "disk full",
+            Text(f"{where}: alarms are kept in the reserve, the rest is counted and given up", style="bold red"),
+        )
     grid.add_row("open alerts", _alerts(status))
     grid.add_row("cases", Text.assemble((f"{status.cases:,}", "bold"), (f"   {title(status, language)}", "dim")))
     grid.add_row("frame to case", _latency(status))
@@ -97,7 +105,7 @@ def _latency(status: Status) -> Text:
         (f"{p50:.0f} ms", "bold"),
         ("   p99 ", "dim"),
         (f"{p99:.0f} ms", "bold"),
-        (f"   of {status.frame_to_case['count']:.0f} cases", "dim"),
+        (f"   newest {status.frame_to_case['count']:.0f} that a frame opened", "dim"),
     )
 
 
@@ -138,4 +146,5 @@ def line(status: Status | None) -> str:
     return (
         f"frames {sum(status.frames.values())} · stored {status.stored} · rejected {sum(status.rejected.values())}"
         f" · open alerts {alerts} · cases {status.cases} · {latency}"
+        + (f" · DISK FULL: {', '.join(status.short_of_space)}" if status.short_of_space else "")
     )

@@ -64,12 +64,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     except CitysenseError as e:
         print(f"citysense: {e}", file=sys.stderr)
         return 1
-    except KeyboardInterrupt:
-        return 130
     except BrokenPipeError:
         # The reader (head, less) has gone; point stdout at nothing so that the interpreter's last flush stays quiet.
         sys.stdout = None
         return 1
+    except OSError as e:
+        where = f"{e.filename}: " if e.filename else ""
+        print(f"citysense: {where}{e.strerror or e}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        return 130
 
 
 def run() -> None:

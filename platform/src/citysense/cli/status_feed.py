@@ -19,6 +19,8 @@ class Status:
     stored: int
     duplicate: int
     rejected: dict[str, int]
+    unavailable: int
+    short_of_space: list[str]
     waiting: int
     alerts: dict[str, int]
     cases: int

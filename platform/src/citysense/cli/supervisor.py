@@ -45,6 +45,20 @@ def wait_before_restart(in_a_row: int) -> float:
     return RESTART_SECONDS[min(in_a_row, len(RESTART_SECONDS)) - 1]
 
 
+class _ChildLog(logging.handlers.RotatingFileHandler):
+    """A log file that may fail: a full disk must not take down the process that keeps the others alive."""
+
+    def handleError(self, record: logging.LogRecord) -> None:
+        """Leave the line out; `Child.last_lines` still has it."""
+
+    def close(self) -> None:
+        """Close the file; what its buffer could not write is left out."""
+        try:
+            super().close()
+        except OSError:
+            self.stream = None  # closed, as far as it could be
+
+
 class Child:
     """A program, the process that runs it now, and how often it had to be started again."""
 
@@ -59,7 +73,7 @@ class Child:
         self._logger = logging.getLogger(f"child.{logs}.{program.name}")
         self._logger.propagate = False
         self._logger.setLevel(logging.INFO)
-        self._handler = logging.handlers.RotatingFileHandler(
+        self._handler = _ChildLog(
             logs / f"{program.name}.log", maxBytes=LOG_BYTES, backupCount=LOG_FILES, encoding="utf-8"
         )
         self._logger.addHandler(self._handler)

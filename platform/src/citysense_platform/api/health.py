@@ -12,7 +12,6 @@ from typing import Any
 
 from fastapi import APIRouter
 
-from citysense.clock import Clock
 from citysense_platform.api.problems import Problem
 
 Age = Callable[[], float | None]
@@ -28,27 +27,10 @@ class Check:
     limit: float
 
 
-class Progress:
-    """Handed to a part of the process, which calls `made` whenever it got something done (or found nothing to do)."""
-
-    def __init__(self, clock: Clock) -> None:
-        self._clock = clock
-        self._last: float | None = None
-
-    def made(self) -> None:
-        """Something was done just now."""
-        self._last = self._clock.monotonic()
-
-    def age(self) -> float | None:
-        """Seconds since then, None before the first time."""
-        return None if self._last is None else self._clock.monotonic() - self._last
-
-
 class Health:
     """The checks of one process, in the order of their making."""
 
-    def __init__(self, clock: Clock) -> None:
-        self._clock = clock
+    def __init__(self) -> None:
         self._checks: dict[str, Check] = {}
 
     def check(self, name: str, age: Age, *, limit: float) -> None:
@@ -56,12 +38,6 @@ class Health:
         if name in self._checks:
             raise ValueError(f"there is a check {name!r} already")
         self._checks[name] = Check(name=name, age=age, limit=limit)
-
-    def progress(self, name: str, *, limit: float) -> Progress:
-        """A new check fed through the `Progress` that is returned."""
-        progress = Progress(self._clock)
-        self.check(name, progress.age, limit=limit)
-        return progress
 
     def failing(self) -> list[str]:
         """Names of the parts that make no progress."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import logging
 import os
 import sqlite3
 from collections.abc import Callable
@@ -22,12 +23,14 @@ from sqlalchemy.exc import ArgumentError, DBAPIError
 from sqlalchemy.pool import QueuePool, StaticPool
 
 from citysense.crash_points import CrashPoints
-from citysense.errors import Overloaded, SetupError, StorageClosed, StorageError
-from citysense.single_writer import open_for_reading, open_for_writing, storage_error
+from citysense.errors import Overloaded, SetupError, StorageClosed, StorageError, StorageFull
+from citysense.single_writer import open_for_reading, open_for_writing, storage_error, write_something
 from citysense_platform.city.migrating import migrate
 
 T = TypeVar("T")
 Work = Callable[[Connection], T]
+
+log = logging.getLogger(__name__)
 
 READERS = 4
 """Threads for reading: enough that one long list does not hold up the others, few enough for two cores."""
@@ -55,11 +58,6 @@ class City:
         """The file."""
         return self._path
 
-    @property
-    def writes_waiting(self) -> int:
-        """Writes asked for and not yet answered."""
-        return self._writes_waiting
-
     def open(self) -> None:
         """Create or migrate the file and start the threads; blocks for as long as a migration takes.
 
@@ -69,6 +67,7 @@ class City:
         writing = _writing_engine(self._path)
         try:
             migrate(writing, self._path)
+            self._sync_what_was_left(writing)
         except DBAPIError as e:
             writing.dispose()
             raise _translated(self._path, e) from e
@@ -79,6 +78,18 @@ class City:
         self._reading = _reading_engine(self._path)
         self._writer = ThreadPoolExecutor(1, thread_name_prefix=f"writer {self._path.name}")
         self._readers = ThreadPoolExecutor(READERS, thread_name_prefix=f"reader {self._path.name}")
+
+    def _sync_what_was_left(self, engine: Engine) -> None:
+        """See `write_something`. On a full disk the first write that succeeds does it: a full disk stops no start."""
+        try:
+            with engine.connect() as connection, connection.begin():
+                driver: Any = connection.connection.driver_connection
+                write_something(driver)
+        except (DBAPIError, sqlite3.Error) as e:
+            error = _translated(self._path, e) if isinstance(e, DBAPIError) else storage_error(self._path, e)
+            if not isinstance(error, StorageFull):
+                raise error from e
+            log.warning("%s", error)
 
     def close(self) -> None:
         """Finish what waits, close the file, end the threads. Harmless when not open."""

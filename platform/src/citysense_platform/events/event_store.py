@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import islice
 from pathlib import Path
 
 import msgspec
@@ -36,6 +37,8 @@ _SCHEMA = (
     " last INTEGER, count INTEGER) WITHOUT ROWID",
     *dead_letters.SCHEMA,
 )
+READER = "events"
+"""The name under which the log knows the reader that fills this store."""
 _ALL = 1 << 62
 """More rows than there are: read every file."""
 
@@ -56,7 +59,10 @@ class Event:
 
 
 class EventStore:
-    """Events in `folder`: `events-YYYY-MM-DD.db`, one per UTC day of event time (dead letters: of reception)."""
+    """Events in `folder`: `events-YYYY-MM-DD.db`, one per UTC day of event time (dead letters: of reception).
+
+    A `store.follower.Sink`: a LogFollower named READER keeps it filled.
+    """
 
     def __init__(
         self,
@@ -90,7 +96,7 @@ class EventStore:
 
     # -- writing ------------------------------------------------------------------------------------------------------
 
-    async def write(self, records: Sequence[Taken], *, lane_cursors: Mapping[ReadingClass, int]) -> None:
+    async def take(self, records: Sequence[Taken], cursors: Mapping[ReadingClass, int]) -> None:
         """Keep events, dead letters and tombstones among `records`, then move the cursors. Raises StorageError."""
         by_day: dict[int, list[Piece]] = {}
         for record in records:
@@ -101,12 +107,15 @@ class EventStore:
                 case wire.DeadLetter(received=moment) | wire.Tombstone(last=moment):
                     by_day.setdefault(_day_received(moment), []).append((record, None))
         jobs: dict[int, Job] = {day: partial(self._apply, pieces) for day, pieces in by_day.items()}
-        await self._files.write(jobs, lane_cursors)
+        await self._files.write(jobs, cursors)
 
     async def keep(self, letter: wire.DeadLetter) -> None:
-        """Keep a dead letter that does not come from the log; the same one again changes nothing. Raises StorageError."""
+        """Keep a dead letter that does not come from the log, on the disk when this returns; the same again changes nothing.
+
+        Raises StorageError.
+        """
         job = partial(keep_letter, letter, digest_of("kept", letter))
-        await self._files.write({_day_received(letter.received): job}, None)
+        await self._files.write({_day_received(letter.received): job}, None, synced=True)
 
     def _apply(self, pieces: Sequence[Piece], file: DayFile) -> None:
         for record, event in pieces:
@@ -193,18 +202,30 @@ class EventStore:
         counts = [ReasonCount(reason=reason, kept=kept[reason], beyond=beyond[reason]) for reason in kept]
         return sorted(counts, key=lambda count: (-count.kept - count.beyond, count.reason))
 
-    async def tombstones(self, device: str | None = None) -> list[wire.Tombstone]:
-        """What was acknowledged and given up, oldest first."""
+    async def tombstones(
+        self, limit: int, cursor: str | None = None, *, device: str | None = None
+    ) -> tuple[list[wire.Tombstone], str | None]:
+        """Up to `limit` times that something acknowledged was given up, newest first, and the cursor of the next page.
 
-        def query(_day: int, connection: sqlite3.Connection) -> list[wire.Tombstone]:
+        Raises WrongCursor, StorageError.
+        """
+        place = place_of(cursor)
+
+        def query(day: int, connection: sqlite3.Connection) -> list[tuple[Place, wire.Tombstone]]:
+            before = place.before(day)
             rows = connection.execute(
-                "SELECT device, class, reason, first, last, count FROM tombstone WHERE ?1 IS NULL OR device=?1",
-                (device,),
+                "SELECT key, device, class, reason, first, last, count FROM tombstone"
+                " WHERE last<=?1 AND (?2 IS NULL OR device=?2) ORDER BY last DESC, key DESC",
+                (before[0], device),
             )
-            return [wire.Tombstone(*row) for row in rows]
+            # A file has a few of them at most: the place within a moment is taken from the key, here and not in SQL.
+            found = (
+                (Place(day, row[5], int.from_bytes(row[0][:8], "big") >> 1), wire.Tombstone(*row[1:])) for row in rows
+            )
+            return list(islice((one for one in found if (one[0].time, one[0].row) < before), limit + 1))
 
-        found = await self._files.read(self._all_days(), query, enough=_ALL)
-        return sorted(found, key=lambda stone: (stone.last, stone.device))
+        found = await self._files.read(place.days(self._all_days()), query, enough=limit + 1)
+        return [stone for _, stone in found[:limit]], found[limit - 1][0].text if len(found) > limit else None
 
     def _all_days(self) -> list[int]:
         return self._files.days(0, END_OF_TIME)

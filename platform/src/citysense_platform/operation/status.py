@@ -24,6 +24,10 @@ class Status(BaseModel):
     stored: int
     duplicate: int
     rejected: dict[str, int] = Field(description="Rejected frames by reason; all are in the dead letters.")
+    unavailable: int = Field(description="Frames that could not be stored; their devices keep them.")
+    short_of_space: list[str] = Field(
+        description="Processes whose disk is full: safety is kept in their reserve, state and bulk become tombstones."
+    )
     waiting: int = Field(description="Records in gateways' spools, not yet taken over by the platform.")
     alerts: dict[str, int] = Field(description="Open alerts by colour.")
     cases: int

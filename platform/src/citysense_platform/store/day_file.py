@@ -120,6 +120,8 @@ class DayFile:
         except sqlite3.Error as e:
             self.close()
             raise storage_error(self.path, e) from e
+        # What it holds may be of a process that was killed: rows that can be read and are not on the disk.
+        self.unsynced = True
         carried = START if row is None else dict(zip(ReadingClass, row, strict=True))
         self.cursors = later(carried, since)
 

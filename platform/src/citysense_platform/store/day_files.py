@@ -173,19 +173,27 @@ class DayFiles:
         """Where reading the log goes on."""
         return dict(self._cursors)
 
-    async def write(self, jobs: Mapping[int, Job], cursors: Cursors | None, *, index_job: Job | None = None) -> None:
+    async def write(
+        self,
+        jobs: Mapping[int, Job],
+        cursors: Cursors | None,
+        *,
+        index_job: Job | None = None,
+        synced: bool = False,
+    ) -> None:
         """Run each day's job in that day's file, then `index_job`, and move the cursors to `cursors`.
 
         Each file is one transaction; a failure in between leaves earlier files written and the cursor where it was, so
-        jobs must be idempotent. Without `cursors` no cursor moves. Raises StorageError.
+        jobs must be idempotent. Without `cursors` no cursor moves. With `synced` the days' rows are on the disk when this
+        returns, for what cannot be read from the log again. Raises StorageError.
         """
-        await self._on_thread(lambda: self._write(jobs, cursors, index_job))
+        await self._on_thread(lambda: self._write(jobs, cursors, index_job, synced))
 
-    def _write(self, jobs: Mapping[int, Job], cursors: Cursors | None, index_job: Job | None) -> None:
+    def _write(self, jobs: Mapping[int, Job], cursors: Cursors | None, index_job: Job | None, synced: bool) -> None:
         for day in sorted(jobs):
             file = self._writable(day)
             try:
-                file.commit(jobs[day], cursors)
+                file.commit(jobs[day], cursors, synced=synced)
             except StorageError as e:
                 if is_damage(e):
                     file.close()

@@ -31,11 +31,15 @@ LINES = 5_000
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RefusedPoint:
-    """A point that the server will never take, with the server's words."""
+    """A point that the server will never take, with the server's words.
+
+    `personal`: a value of it is; then neither `line` nor `words`, which may quote it, may be kept or shown in clear.
+    """
 
     point: Point
     line: bytes
     words: str
+    personal: bool
 
 
 Refused = Callable[[RefusedPoint], Awaitable[None]]
@@ -45,14 +49,23 @@ class InfluxStore:
     """Telemetry in `target`; the cursor in `folder`/influx-cursor.db.
 
     `refused` is awaited for each point that the server will never take, before the cursor passes it; it may be called
-    again for the same point.
+    again for the same point. `personal` says whether a metric tells something of a person.
     """
 
-    def __init__(self, target: Target, folder: Path, *, refused: Refused, crash: CrashPoints | None = None) -> None:
+    def __init__(
+        self,
+        target: Target,
+        folder: Path,
+        *,
+        refused: Refused,
+        personal: Callable[[str], bool],
+        crash: CrashPoints | None = None,
+    ) -> None:
         self._server = InfluxServer(target)
         self._target = target
         self._folder = folder
         self._refused = refused
+        self._personal = personal
         self._crash = crash or CrashPoints()
         self._writer = SingleWriter(folder / "influx-cursor.db", schema=_prepare, synchronous="FULL")
         self._log_id = ""
@@ -112,7 +125,8 @@ class InfluxStore:
         if len(lines) == 1:
             line, point = lines[0]
             self.refusals += 1
-            await self._refused(RefusedPoint(point=point, line=line, words=words))
+            personal = any(self._personal(metric) for metric in point.values)
+            await self._refused(RefusedPoint(point=point, line=line, words=words, personal=personal))
             return
         middle = len(lines) // 2
         await self._send(lines[:middle])

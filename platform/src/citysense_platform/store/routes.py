@@ -10,11 +10,15 @@ from collections.abc import Awaitable, Callable
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Query
+from pydantic import BaseModel, ConfigDict
 
 from citysense.clock import parse_rfc3339, rfc3339
+from citysense_platform.api.openapi import problem_responses
+from citysense_platform.api.paging import Cursor
 from citysense_platform.api.problems import RETRY_AFTER_S, Problem
 from citysense_platform.store.points import END_OF_TIME, Value
 from citysense_platform.store.port import StoreUnavailable, TelemetryStore
+from citysense_profiles.reading import Quality
 from citysense_profiles.vocabulary import Metric, ValueType, Vocabulary
 
 log = logging.getLogger(__name__)
@@ -22,17 +26,90 @@ log = logging.getLogger(__name__)
 Known = Callable[[str], Awaitable[bool]]
 """Answers whether a device of that id is registered, or ever was."""
 
+NOT_FOUND = ("not_found", "there is no device 'gauge-001'")
+"""Code and an example of the detail, for the document."""
 MOST_POINTS = 100_000
 """Points of one answer: about 5 MB of JSON; more comes with `next`."""
 
 
+class LatestValueBody(BaseModel):
+    """The newest value of a metric. `time` is when it was measured, `received` when the gateway had it."""
+
+    value: Value
+    unit: str
+    time: str
+    received: str
+    quality: Quality
+
+
+class LatestBody(BaseModel):
+    """The newest value of every metric of a device, by metric; empty for a device that was never heard."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [
+                {
+                    "device": "gauge-001",
+                    "metrics": {
+                        "water.level": {
+                            "value": 12.3,
+                            "unit": "cm",
+                            "time": "2026-11-20T16:08:54.423Z",
+                            "received": "2026-11-20T16:08:54.500Z",
+                            "quality": "good",
+                        }
+                    },
+                }
+            ]
+        }
+    )
+
+    device: str
+    metrics: dict[str, LatestValueBody]
+
+
+class SeriesBody(BaseModel):
+    """Values of one metric, oldest first: [time of measuring, value, quality]. `next` is null on the last page."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [
+                {
+                    "device": "gauge-001",
+                    "metric": "water.level",
+                    "unit": "cm",
+                    "points": [["2026-11-20T16:08:54.423Z", 12.3, "good"]],
+                    "next": "2026-11-20T16:08:55.423Z",
+                }
+            ]
+        }
+    )
+
+    device: str
+    metric: str
+    unit: str
+    points: list[tuple[str, Value, Quality]]
+    next: str | None
+
+
+_UNAVAILABLE = (
+    "store_unavailable",
+    "the telemetry store does not answer now; readings wait in the platform's log, alerts are not concerned",
+)
+_REFUSALS = problem_responses({404: NOT_FOUND, 503: _UNAVAILABLE})
+
+
 def telemetry_routes(store: TelemetryStore, vocabulary: Vocabulary, known: Known) -> APIRouter:
     """Routes that read telemetry."""
-    router = APIRouter(tags=["telemetry"])
+    router = APIRouter(prefix="/api/v1/devices", tags=["telemetry"])
 
-    @router.get("/api/v1/devices/{device}/latest")
+    @router.get(
+        "/{device}/latest",
+        summary="Show the newest value of every metric, by event time",
+        response_model=LatestBody,
+        responses=_REFUSALS,
+    )
     async def latest(device: str) -> dict[str, Any]:
-        """The newest value of every metric, by event time."""
         await require_device(known, device)
         try:
             values = await store.latest(device)
@@ -51,16 +128,20 @@ def telemetry_routes(store: TelemetryStore, vocabulary: Vocabulary, known: Known
         }
         return {"device": device, "metrics": metrics}
 
-    @router.get("/api/v1/devices/{device}/series")
+    @router.get(
+        "/{device}/series",
+        summary="Show the values of one metric in [start, end), oldest first",
+        response_model=SeriesBody,
+        responses=_REFUSALS,
+    )
     async def series(
         device: str,
         metric: Annotated[str, Query(description="a metric of the vocabulary")],
         start: Annotated[str, Query(description="RFC 3339, inclusive")],
         end: Annotated[str, Query(description="RFC 3339, exclusive")],
         limit: Annotated[int, Query(ge=1, le=MOST_POINTS)] = MOST_POINTS,
-        cursor: Annotated[str | None, Query(description="`next` of the page before")] = None,
+        cursor: Cursor = None,
     ) -> dict[str, Any]:
-        """Values of one metric in [start, end), oldest first."""
         word = _metric(vocabulary, metric)
         if word is None:
             raise Problem(422, "unknown_metric", "this metric is not in the vocabulary")
@@ -80,7 +161,7 @@ def telemetry_routes(store: TelemetryStore, vocabulary: Vocabulary, known: Known
 async def require_device(known: Known, device: str) -> None:
     """Raises Problem 404 for a device that nobody has registered."""
     if not await known(device):
-        raise Problem(404, "device_not_found", "no device of this id is registered")
+        raise Problem(404, "not_found", f"there is no device {device!r}")
 
 
 def moment(name: str, text: str) -> int:
@@ -105,12 +186,7 @@ def span(start: str, end: str) -> tuple[int, int]:
 
 def _unavailable(error: StoreUnavailable) -> Problem:
     log.warning("telemetry could not be read: %s", error)
-    return Problem(
-        503,
-        "store_unavailable",
-        "the telemetry store does not answer now; readings wait in the platform's log, alerts are not concerned",
-        headers={"Retry-After": str(RETRY_AFTER_S)},
-    )
+    return Problem(503, *_UNAVAILABLE, headers={"Retry-After": str(RETRY_AFTER_S)})
 
 
 def _metric(vocabulary: Vocabulary, name: str) -> Metric | None:
