@@ -216,6 +216,7 @@ class Gateway:
         figures = self._counters.snapshot()
         for cls in ReadingClass:
             figures[f"spool.{cls.value}"] = float(self._spool.log.depth(cls, READER))
+        figures["short_of_space"] = float(self._spool.log.short_of_space)
         figures["tombstones"] = float(self._spool.log.entombed)
         figures.update(door_figures(self._mqtt.counters, self._coap.counters, self._modbus.counters))
         figures["devices"] = float(len(self._devices))

@@ -129,7 +129,7 @@ async def build_parts(
     health.check("events", lambda: _behind(event_writer.progress), limit=LAG_LIMIT_S)
     figures = CollectorRegistry()
     figures.register(GatewayFigures(lambda: {name: s.heartbeat.counters for name, s in states.latest().items()}))
-    figures.register(_platform_figures(rules, store_writer, event_writer, log_file))
+    figures.register(_platform_figures(rules, ingest, store_writer, event_writer, log_file))
     alerts, cases = Alerts(city), Cases(city)
 
     async def known(device: str) -> bool:
@@ -220,7 +220,7 @@ def _behind(progress: Progress) -> float:
 
 
 def _platform_figures(
-    rules: RulesRunner, store: StoreWriter, events: LogFollower, log_file: DurableLog
+    rules: RulesRunner, ingest: IngestLog, store: StoreWriter, events: LogFollower, log_file: DurableLog
 ) -> PlatformFigures:
     return PlatformFigures(
         {
@@ -232,6 +232,14 @@ def _platform_figures(
             "store_values": ("Values handed to the telemetry store since the start.", lambda: float(store.values)),
             "store_behind_seconds": ("How far the telemetry store is behind.", lambda: store.progress.behind_ms / 1000),
             "events_behind_seconds": ("How far the event store is behind.", lambda: events.progress.behind_ms / 1000),
+            "ingest_records": (
+                "Records taken from gateways since the start.",
+                lambda: float(ingest.counters["records"]),
+            ),
+            "ingest_duplicates": (
+                "Records that gateways sent again.",
+                lambda: float(ingest.counters["duplicates"]),
+            ),
             "log_tombstones": (
                 "Readings that were acknowledged and given up since the start.",
                 lambda: float(log_file.entombed),

@@ -57,15 +57,15 @@ def load_lanes(connection: Connection, log_id: str) -> dict[ReadingClass, Lane]:
         lane = ReadingClass(row.lane)
         if lane not in RULE_LANES:
             continue
-        offset = row.offset
         if row.log != log_id:
             log.error(
                 "rules: log.db is not the one that was read before (lane %s, up to %d); reading it from its start",
                 lane,
-                offset,
+                row.offset,
             )
-            offset = 0
-        lanes[lane] = Lane(offset=offset, ticked=row.ticked, awake=row.awake)
+            lanes[lane] = Lane(awake=row.awake)
+            continue
+        lanes[lane] = Lane(offset=row.offset, ticked=row.ticked, awake=row.awake)
     return lanes
 
 
