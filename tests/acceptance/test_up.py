@@ -135,10 +135,11 @@ def test_what_is_in_the_way_is_said_in_one_sentence(
     assert processes_of(tmp_path / "data") == {}
 
 
-def test_wrong_use_leaves_with_two() -> None:
-    done = up("--speed", "fast")
+@pytest.mark.parametrize(("option", "value"), [("--speed", "fast"), ("--speed", "0"), ("--api-port", "99999")])
+def test_wrong_use_leaves_with_two(option: str, value: str) -> None:
+    done = up(option, value)
     assert done.returncode == 2
-    assert "--speed" in done.stderr
+    assert option.strip("-").replace("-", "_") in done.stderr.replace("-", "_")
 
 
 def test_what_is_open_and_what_needs_the_token(city: Any) -> None:

@@ -394,6 +394,14 @@ async def test_only_the_last_boots_of_a_device_are_remembered(gateway: Bench) ->
     assert (await gateway.pipeline.accept(frame(report(0, boot=10)))).kind is Kind.DUPLICATE
 
 
+async def test_a_device_whose_boot_counter_was_reset_is_still_counted(gateway: Bench) -> None:
+    for boot in range(100, 100 + BOOTS_KEPT + 1):
+        await gateway.pipeline.accept(frame(report(0, boot=boot)))
+    verdicts = [await gateway.pipeline.accept(frame(report(seq, boot=0))) for seq in (0, 0, 1)]
+    assert [verdict.kind for verdict in verdicts] == [Kind.STORED, Kind.DUPLICATE, Kind.STORED]
+    assert verdicts[-1].receipt == Receipt(boot=0, seq=1)
+
+
 async def test_keys_go_when_they_are_old_or_too_many(tmp_path: Path) -> None:
     made = bench(tmp_path, max_keys=3)
 

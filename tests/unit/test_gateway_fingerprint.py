@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from citysense_gateway.fingerprint import COAP_EXCHANGE_MS, KEPT_MS, Counted, Fingerprint, Keyed, fingerprint
+from citysense_gateway.fingerprint import COAP_EXCHANGE_MS, DUP_MS, KEPT_MS, Counted, Fingerprint, Keyed, fingerprint
 from citysense_gateway.frame import Frame, Identity, Transport
 from citysense_profiles.reading import Decoded, Sample
 
@@ -58,6 +58,7 @@ def test_without_a_time_only_dup_makes_a_repeat() -> None:
     assert isinstance(first, Keyed)
     assert isinstance(again, Keyed)
     assert (first.key, first.may_repeat, again.may_repeat) == (again.key, False, True)
+    assert again.lifetime_ms == DUP_MS, "hours later the same packet id means something new"
 
 
 def test_a_packet_id_used_again_for_another_payload_is_no_repeat() -> None:

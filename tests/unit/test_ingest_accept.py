@@ -169,3 +169,12 @@ def test_offsets_that_do_not_rise_are_no_batch(items: list[int]) -> None:
     batch = wire.Batch(spool="s", items=[(offset, b"") for offset in items])
     with pytest.raises(BatchMalformed, match="rising order"):
         examine(batch, ReadingClass.BULK, "gw-1", assignment)
+
+
+@pytest.mark.parametrize(
+    ("spool", "offset", "words"),
+    [("s", 2**63, "larger than"), ("", 1, "name"), ("s" * 65, 1, "name"), ("\0", 1, "name")],
+)
+def test_what_the_database_cannot_hold_is_no_batch(spool: str, offset: int, words: str) -> None:
+    with pytest.raises(BatchMalformed, match=words):
+        examine(wire.Batch(spool=spool, items=[(offset, b"")]), ReadingClass.BULK, "gw-1", assignment)

@@ -17,6 +17,9 @@ COAP_EXCHANGE_MS = 247_000
 """RFC 7252 EXCHANGE_LIFETIME: after it a sender may use a message id for something else."""
 KEPT_MS = 48 * 3600 * 1000
 """How long keys are kept; devices that hold readings back longer than two days send a counter or a time."""
+DUP_MS = 10 * 60 * 1000
+"""How long MQTT's DUP flag is believed for a frame without a time. A device that sends again does so within minutes; one that
+wakes hours later and begins with packet id 1 again means something new, and a reading twice is better than none."""
 _DUP = b"\x01"
 _KEY_BYTES = 16
 
@@ -57,7 +60,7 @@ def fingerprint(frame: Frame, device: str, decoded: Decoded) -> Fingerprint:
         return None
     if frame.transport is Transport.MQTT:
         flag, message = frame.delivery[:1], frame.delivery[1:]
-        return Keyed(key=_key(b"mqtt", device, message, frame), may_repeat=flag == _DUP, lifetime_ms=KEPT_MS)
+        return Keyed(key=_key(b"mqtt", device, message, frame), may_repeat=flag == _DUP, lifetime_ms=DUP_MS)
     return Keyed(key=_key(b"coap", device, frame.delivery, frame), may_repeat=True, lifetime_ms=COAP_EXCHANGE_MS)
 
 

@@ -54,7 +54,7 @@ class RosterKeeper:
         self._on_change = on_change
         self._version = _UNKNOWN
         self.current = asyncio.Event()
-        """Set once the platform itself has said who the devices are."""
+        """Set once the platform itself has said who the devices are, and a start without it would know them too."""
 
     def load(self) -> None:
         """Serve the devices of the cache, if there is one. A cache that cannot be read is as good as none."""
@@ -84,8 +84,8 @@ class RosterKeeper:
                 continue
             self._version = roster.version
             self._serve(roster)
-            self.current.set()
             await asyncio.to_thread(self._remember, wire.encode(roster))
+            self.current.set()
 
     def _serve(self, roster: wire.Roster) -> None:
         changes = self._devices.replace(roster)

@@ -203,9 +203,10 @@ def _count(connection: sqlite3.Connection, device: str, frame: Counted) -> Store
         )
     if row is None:
         connection.execute(
-            "DELETE FROM sequence WHERE device=?1 AND boot<"
+            # Never the present one: a device whose counter was reset would be counted from nothing with each frame.
+            "DELETE FROM sequence WHERE device=?1 AND boot<>?3 AND boot<"
             "(SELECT boot FROM sequence WHERE device=?1 ORDER BY boot DESC LIMIT 1 OFFSET ?2)",
-            (device, BOOTS_KEPT - 1),
+            (device, BOOTS_KEPT - 1, frame.boot),
         )
     done = after.contiguous
     return Stored(duplicate=not is_new, receipt=None if done is None else Receipt(boot=frame.boot, seq=done))

@@ -14,6 +14,10 @@ class SetupError(CitysenseError):
     """
 
 
+class WrongUse(SetupError):
+    """The command line itself is wrong; exit code 2."""
+
+
 class StorageError(CitysenseError):
     """A database file could not be opened, read or written."""
 

@@ -15,7 +15,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from citysense.errors import SetupError
+from citysense.errors import SetupError, WrongUse
 
 PREFIX = "CITYSENSE_"
 FILE_NAME = "citysense.toml"
@@ -85,7 +85,8 @@ def load_settings(
     """Settings in force and the origin of each.
 
     `flags` holds only what was given on the command line. `file` must exist when it is named; without one,
-    citysense.toml in the working folder is read if it is there. Raises SetupError naming source, setting and value.
+    citysense.toml in the working folder is read if it is there. Raises SetupError naming source, setting and
+    value; WrongUse when only the command line is to blame.
     """
     values: dict[str, Any] = {}
     sources: dict[str, str] = {}
@@ -102,7 +103,8 @@ def load_settings(
     try:
         settings = Settings.model_validate(values)
     except ValidationError as e:
-        raise SetupError(_sentence(e, sources)) from e
+        from_flags = all(sources.get(str(item["loc"][0]) if item["loc"] else "") == "flag" for item in e.errors())
+        raise (WrongUse if from_flags else SetupError)(_sentence(e, sources)) from e
     origins = [
         Origin(name=name, value=getattr(settings, name), source=sources.get(name, "default"))
         for name in Settings.model_fields

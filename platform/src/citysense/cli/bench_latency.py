@@ -25,7 +25,7 @@ from rich.table import Table
 from citysense.cli.stack import HOST, Stack, cpu_of
 from citysense.cli.stack_api import GAUGE_MESSAGE, GAUGE_METRIC, GAUGE_PROFILE, NO_HOLD_RULES, PAGE, TOP_CM, StackApi
 from citysense.clock import Clock, SystemClock
-from citysense.errors import SetupError, UpstreamError
+from citysense.errors import SetupError, UpstreamError, WrongUse
 from citysense.parent import SUPERVISED
 from citysense_sim.fleet import Member
 from citysense_sim.load_sender import Done
@@ -126,7 +126,7 @@ def _positive(text: str) -> float:
 def run(arguments: argparse.Namespace) -> int:
     """Measure and print; 1 if a case is missing."""
     if not 1 <= arguments.cases <= 9999:
-        raise SetupError(f"--cases {arguments.cases}: 1 to 9999 can be measured")
+        raise WrongUse(f"--cases {arguments.cases}: 1 to 9999 can be measured")
     console = Console(stderr=True)
     with tempfile.TemporaryDirectory(prefix="citysense-bench-") as temporary:
         folder = arguments.data or Path(temporary)

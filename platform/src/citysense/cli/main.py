@@ -12,7 +12,7 @@ from importlib.metadata import version
 from typing import Any
 
 from citysense.cli import bench_latency, config, soak_kill, test_suite, up
-from citysense.errors import CitysenseError
+from citysense.errors import CitysenseError, WrongUse
 
 DESCRIPTION = (
     "A city's IoT sensing platform and device gateway: from device frame to dispatch case in a fraction of a second."
@@ -63,7 +63,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return int(arguments.run(arguments))
     except CitysenseError as e:
         print(f"citysense: {e}", file=sys.stderr)
-        return 1
+        return 2 if isinstance(e, WrongUse) else 1
     except BrokenPipeError:
         # The reader (head, less) has gone; point stdout at nothing so that the interpreter's last flush stays quiet.
         sys.stdout = None

@@ -27,6 +27,11 @@ that belongs to other lanes. A gateway sends a lane in order and one batch at a 
 dozen batches is settled, and its gaps may be closed."""
 
 
+MAX_OFFSET = 2**63 - 1
+"""What the database can count; at 10,000 records a second a spool gets there in thirty million years."""
+MAX_SPOOL_NAME = 64
+
+
 class BatchMalformed(ValueError):
     """The batch breaks the protocol; the text says how."""
 
@@ -61,8 +66,12 @@ class Decision:
 
 def examine(batch: wire.Batch, cls: ReadingClass, gateway: str, assignment: Assignment) -> list[Examined]:
     """Look at every item. Raises BatchMalformed when offsets do not rise."""
+    if not 1 <= len(batch.spool) <= MAX_SPOOL_NAME or not batch.spool.isprintable():
+        raise BatchMalformed(f"a spool's name is 1 to {MAX_SPOOL_NAME} printable characters")
     previous = 0
     for offset, _ in batch.items:
+        if offset > MAX_OFFSET:
+            raise BatchMalformed(f"offset {offset} is larger than {MAX_OFFSET}")
         if offset <= previous:
             raise BatchMalformed(f"offset {offset} after {previous}: the items of a batch come in rising order, from 1")
         previous = offset

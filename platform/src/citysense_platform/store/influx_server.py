@@ -53,16 +53,16 @@ def parse_target(url: str, token: str = "") -> Target:
     Raises SetupError.
     """
     parts = urlsplit(url)
+    if parts.username or parts.password:
+        raise SetupError(
+            "--influx: a password in the URL would be seen by everyone; put user:password into CITYSENSE_INFLUX_TOKEN"
+        )
     try:
         port = parts.port or 8086
     except ValueError as e:
         raise SetupError(f"--influx {url!r}: {e}; write {FORM}") from e
     if parts.scheme not in ("http", "https") or not parts.hostname or parts.path not in ("", "/"):
         raise SetupError(f"--influx {url!r} is not understood; write {FORM}")
-    if parts.username or parts.password:
-        raise SetupError(
-            "--influx: a password in the URL would be seen by everyone; put user:password into CITYSENSE_INFLUX_TOKEN"
-        )
     query = {name: values[-1] for name, values in parse_qs(parts.query).items()}
     host = f"[{parts.hostname}]" if ":" in parts.hostname else parts.hostname
     base = f"{parts.scheme}://{host}:{port}"
