@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from fastapi import FastAPI
-from prometheus_client import CollectorRegistry
 
 from citysense import wire
 from citysense.clock import Clock
@@ -23,7 +22,7 @@ from citysense_platform.api.app import build_api
 from citysense_platform.api.health import Health, health_routes
 from citysense_platform.api.metrics import metrics_routes
 from citysense_platform.city.database import City
-from citysense_platform.dispatch.queries import CaseFilter, Cases
+from citysense_platform.dispatch.queries import Cases
 from citysense_platform.dispatch.routes import dispatch_routes
 from citysense_platform.events.event_store import READER as EVENTS
 from citysense_platform.events.event_store import EventStore
@@ -32,8 +31,8 @@ from citysense_platform.ingest.gateways import GatewayStates
 from citysense_platform.ingest.log import IngestLog
 from citysense_platform.ingest.routes import ingest_routes
 from citysense_platform.ingest.ticker import Ticker
-from citysense_platform.operation.figures import GatewayFigures, PlatformFigures
-from citysense_platform.operation.status import Status, by_prefix, frame_to_case, status_routes
+from citysense_platform.operation.overview import Overview
+from citysense_platform.operation.status import status_routes
 from citysense_platform.registry.gateways import Gateways
 from citysense_platform.registry.registry import Registry, random_password, random_salt
 from citysense_platform.registry.roster import RosterSource
@@ -41,21 +40,16 @@ from citysense_platform.registry.routes import registry_routes
 from citysense_platform.rules.model import load_pack
 from citysense_platform.rules.runner import RulesRunner
 from citysense_platform.store.embedded import EmbeddedStore
-from citysense_platform.store.follower import LogFollower, Progress
+from citysense_platform.store.follower import LogFollower
 from citysense_platform.store.influx import InfluxStore, RefusedPoint
 from citysense_platform.store.influx_server import parse_target
 from citysense_platform.store.port import TelemetryStore
 from citysense_platform.store.routes import telemetry_routes
 from citysense_platform.store.writer import StoreWriter
 from citysense_profiles.catalogue import load_catalogue
-from citysense_profiles.reading import ReadingClass
 from citysense_profiles.vocabulary import Vocabulary, load_vocabulary
 
 DEFAULT_PACK = Path(__file__).parent / "rules" / "packs" / "default.yaml"
-SILENT_MS = 5_000
-"""A gateway gives a sign of life each second; five missed ones are no coincidence."""
-LAG_LIMIT_S = 10.0
-"""No progress for ten seconds is a fault (a tick of the log reaches the rules every second)."""
 
 
 class Options(Protocol):
@@ -123,20 +117,22 @@ async def build_parts(
     store_writer = StoreWriter(log_file, store, clock=clock, jitter=jitter)
     event_writer = LogFollower(EVENTS, log_file, events, clock=clock, jitter=jitter)
 
-    health = Health()
-    health.check("rules", lambda: _seconds(rules.lag_ms(ReadingClass.SAFETY)), limit=LAG_LIMIT_S)
-    health.check("store", lambda: _behind(store_writer.progress), limit=LAG_LIMIT_S)
-    health.check("events", lambda: _behind(event_writer.progress), limit=LAG_LIMIT_S)
-    figures = CollectorRegistry()
-    figures.register(GatewayFigures(lambda: {name: s.heartbeat.counters for name, s in states.latest().items()}))
-    figures.register(_platform_figures(rules, ingest, store_writer, event_writer, log_file))
-    alerts, cases = Alerts(city), Cases(city)
+    overview = Overview(
+        states=states,
+        clock=clock,
+        rules=rules,
+        ingest=ingest,
+        store=store_writer,
+        events=event_writer,
+        alerts=Alerts(city),
+        cases=Cases(city),
+        log_file=log_file,
+        health=Health(),
+    )
+    overview.watch()
 
     async def known(device: str) -> bool:
         return await registry.device(device) is not None
-
-    async def status() -> Status:
-        return await _status(states, clock, health, rules, alerts, cases, log_file)
 
     api = build_api(
         admin_digest=admin_digest,
@@ -144,13 +140,13 @@ async def build_parts(
             registry_routes(registry, catalogue),
             telemetry_routes(store, vocabulary, known),
             event_routes(events, known),
-            alerts_routes(alerts, site_name=roster.site_name),
-            dispatch_routes(cases, site_name=roster.site_name),
-            status_routes(status),
-            metrics_routes(figures),
+            alerts_routes(overview.alerts, site_name=roster.site_name),
+            dispatch_routes(overview.cases, site_name=roster.site_name),
+            status_routes(overview.status),
+            metrics_routes(overview.figures()),
         ],
         open_routers=[
-            health_routes(health),
+            health_routes(overview.health),
             ingest_routes(ingest, states, gateway_of=gateways.gateway_of, roster=roster.roster, clock=clock),
         ],
         title="citysense",
@@ -207,83 +203,3 @@ def _telemetry(
 
     target = parse_target(options.influx, options.influx_token)
     return InfluxStore(target, folder, refused=refused, personal=personal, crash=crash)
-
-
-def _seconds(milliseconds: int | None) -> float | None:
-    return None if milliseconds is None else milliseconds / 1000
-
-
-def _behind(progress: Progress) -> float:
-    """Seconds that a writer is behind. Waiting for a server that is down is no fault of this process: it delays charts,
-    never alerts, and stands in the figures."""
-    return 0.0 if progress.outage_since is not None else progress.behind_ms / 1000
-
-
-def _platform_figures(
-    rules: RulesRunner, ingest: IngestLog, store: StoreWriter, events: LogFollower, log_file: DurableLog
-) -> PlatformFigures:
-    return PlatformFigures(
-        {
-            "rules_lag_seconds": (
-                "Age of the last tick that the rules have judged.",
-                lambda: (rules.lag_ms(ReadingClass.SAFETY) or 0) / 1000,
-            ),
-            "rules_cases_opened": ("Cases opened since the start.", lambda: float(rules.cases_opened)),
-            "store_values": ("Values handed to the telemetry store since the start.", lambda: float(store.values)),
-            "store_behind_seconds": ("How far the telemetry store is behind.", lambda: store.progress.behind_ms / 1000),
-            "events_behind_seconds": ("How far the event store is behind.", lambda: events.progress.behind_ms / 1000),
-            "ingest_records": (
-                "Records taken from gateways since the start.",
-                lambda: float(ingest.counters["records"]),
-            ),
-            "ingest_duplicates": (
-                "Records that gateways sent again.",
-                lambda: float(ingest.counters["duplicates"]),
-            ),
-            "log_tombstones": (
-                "Readings that were acknowledged and given up since the start.",
-                lambda: float(log_file.entombed),
-            ),
-            "log_short_of_space": (
-                "1 while state and bulk readings become tombstones.",
-                lambda: float(log_file.short_of_space),
-            ),
-        }
-    )
-
-
-async def _status(
-    states: GatewayStates,
-    clock: Clock,
-    health: Health,
-    rules: RulesRunner,
-    alerts: Alerts,
-    cases: Cases,
-    log_file: DurableLog,
-) -> Status:
-    latest = states.latest()
-    counters: dict[str, float] = {}
-    for state in latest.values():
-        for name, value in state.heartbeat.counters.items():
-            counters[name] = counters.get(name, 0) + value
-    newest = await cases.newest(CaseFilter(), before=None, limit=1)
-    unready = health.failing()
-    return Status(
-        gateway_seen=any(clock.now_ms() - state.arrived < SILENT_MS for state in latest.values()),
-        frames=by_prefix(counters, "frames"),
-        stored=int(counters.get("stored", 0)),
-        duplicate=int(counters.get("duplicate", 0)),
-        rejected=by_prefix(counters, "rejected"),
-        unavailable=int(counters.get("unavailable", 0)),
-        short_of_space=[
-            *(["platform"] if log_file.short_of_space else []),
-            *(name for name, state in latest.items() if state.heartbeat.counters.get("short_of_space")),
-        ],
-        waiting=sum(by_prefix(counters, "spool").values()),
-        alerts=await alerts.open_by_colour(),
-        cases=await cases.total(),
-        frame_to_case=frame_to_case(list(rules.frame_to_case)),
-        newest_case={"zh": newest[0]["title_zh"], "en": newest[0]["title_en"]} if newest else None,
-        ready=not unready,
-        unready=unready,
-    )
