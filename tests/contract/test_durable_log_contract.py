@@ -85,6 +85,13 @@ async def test_offsets_are_never_used_again(tmp_path: Path) -> None:
         assert [record.offset for record in log.read(BULK, after=0, limit=10)] == [last + 1]
 
 
+async def test_a_clean_stop_leaves_one_whole_file(tmp_path: Path) -> None:
+    with opened(tmp_path) as log:
+        await log.append_entries([entry(SAFETY)], urgent=True)
+        assert (tmp_path / "a.db-wal").stat().st_size > 0
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.db", "a.reserve"]
+
+
 async def test_a_new_file_is_another_spool(tmp_path: Path) -> None:
     (tmp_path / "b").mkdir()
     with opened(tmp_path) as one, opened(tmp_path / "b") as other:

@@ -135,10 +135,11 @@ class DurableLog:
 
     def close(self) -> None:
         """Commit what waits and close."""
-        self._writer.close()
         if self._reader is not None:
             self._reader.close()
             self._reader = None
+        # Last: whoever closes last folds the write-ahead log into the file, and only the writer may write.
+        self._writer.close()
 
     def _prepare(self, connection: sqlite3.Connection) -> None:
         if self._short:
