@@ -28,13 +28,11 @@ from citysense.log_lines import log_to_stderr
 from citysense.parent import end_with_parent
 from citysense_platform.city.database import City
 from citysense_platform.ingest.log import platform_log
-from citysense_platform.parts import Parts, build_parts
+from citysense_platform.parts import GATEWAY, Parts, build_parts
 from citysense_profiles.reading import ReadingClass
 
 log = logging.getLogger("citysense_platform.app")
 
-GATEWAY = "gateway-1"
-"""The one gateway of a single box; more of them are enrolled through the registry."""
 KEEP_OFFSETS = 100_000
 """Records kept in log.db behind the slowest reader: some minutes of a storm, to look at what a rule has just judged."""
 TRIM_SECONDS = 60.0

@@ -37,7 +37,7 @@ from citysense_platform.registry.gateways import Gateways
 from citysense_platform.registry.registry import Registry, random_password, random_salt
 from citysense_platform.registry.roster import RosterSource
 from citysense_platform.registry.routes import registry_routes
-from citysense_platform.rules.model import load_pack
+from citysense_platform.rules.model import DEFAULT_PACK, load_pack
 from citysense_platform.rules.runner import RulesRunner
 from citysense_platform.store.embedded import EmbeddedStore
 from citysense_platform.store.follower import LogFollower
@@ -49,7 +49,8 @@ from citysense_platform.store.writer import StoreWriter
 from citysense_profiles.catalogue import load_catalogue
 from citysense_profiles.vocabulary import Vocabulary, load_vocabulary
 
-DEFAULT_PACK = Path(__file__).parent / "rules" / "packs" / "default.yaml"
+GATEWAY = "gateway-1"
+"""The one gateway of a single box; more of them are enrolled through the registry."""
 
 
 class Options(Protocol):
@@ -107,7 +108,7 @@ async def build_parts(
     await roster.refresh()
     gateways = Gateways(city, clock)
     registry = Registry(
-        city, catalogue, roster, clock, default_gateway="gateway-1", new_password=random_password, new_salt=random_salt
+        city, catalogue, roster, clock, default_gateway=GATEWAY, new_password=random_password, new_salt=random_salt
     )
     book = AlertBook(clock=clock, site_name=roster.site_name, responsible_unit=options.responsible_unit)
     rules = RulesRunner(log=log_file, city=city, pack=pack, settle=book.settle, clock=clock)
