@@ -89,7 +89,7 @@ async def no_leaked_tasks() -> AsyncIterator[None]:
 def _sockets() -> set[str]:
     """Open network sockets of this process. The pair by which an event loop wakes itself is none: it is made inside a
     test and closed after it."""
-    network = set()
+    network: set[str] = set()
     for table in ("tcp", "tcp6", "udp", "udp6"):
         try:
             rows = Path(f"/proc/self/net/{table}").read_text().splitlines()[1:]
