@@ -24,7 +24,7 @@ def _binary(*fields: str, codec: str = "{type: binary}", extra: str = "") -> str
     return f"{HEAD}messages:\n  report:\n    codec: {codec}\n{extra}    fields:\n{lines}"
 
 
-LEVEL = "{metric: water.level, type: u16, unit: mm}"
+LEVEL = "{name: level, metric: water.level, type: u16, unit: mm}"
 
 
 def _refused(text: str) -> ProfileError:
@@ -42,40 +42,61 @@ def test_the_base_of_these_tests_is_a_good_profile() -> None:
 @pytest.mark.parametrize(
     ("field", "named", "sentence"),
     [
-        ("{metric: water.depth, type: u16, unit: mm}", "water.depth", "not in the vocabulary"),
-        ("{metric: water.level, type: u16}", "water.level", "unit is missing"),
-        ("{metric: water.level, type: u16, unit: V}", "water.level", "cannot be turned into 'cm'"),
-        ("{metric: water.level, type: u16, unit: furlong}", "water.level", "unit 'furlong' is not known"),
-        ("{metric: water.level, type: u12, unit: mm}", "water.level", "type 'u12' is not known"),
-        ("{metric: water.level, type: u16, unit: mm, scale: 0}", "water.level", "scale must not be 0"),
-        ("{metric: water.level, type: u16, unit: mm, length: 2}", "water.level", "remove length"),
-        ("{metric: water.level, type: hex, length: 2, unit: mm}", "water.level", "is a number; a raw text needs a map"),
-        ("{metric: water.level, type: bcd, unit: mm}", "water.level", "needs a length"),
-        ("{metric: door.open, type: u8, map: {0: false, 1: 2}}", "door.open", "map: 2 is not what door.open holds"),
-        ("{metric: door.open, type: u8, map: {0: false, 1: false}}", "door.open", "two raw codes give the same value"),
-        ("{metric: door.open, type: u8, map: {a: false}}", "door.open", "'a' is not a raw int"),
-        ("{metric: door.open, type: u8, scale: 2}", "door.open", "mean nothing"),
-        ("{metric: pile.state, type: u8, map: {0: asleep}}", "pile.state", "'asleep' is not a value of pile.state"),
-        ("{metric: pile.state, type: u8}", "pile.state", "needs a map"),
-        ("{metric: pile.connector, type: u8, unit: cm}", "pile.connector", "mean nothing"),
+        ("{name: depth, metric: water.depth, type: u16, unit: mm}", "depth", "not in the vocabulary"),
+        ("{name: level, metric: water.level, type: u16}", "level", "unit is missing"),
+        ("{name: level, metric: water.level, type: u16, unit: V}", "level", "cannot be turned into 'cm'"),
+        ("{name: level, metric: water.level, type: u16, unit: furlong}", "level", "unit 'furlong' is not known"),
+        ("{name: level, metric: water.level, type: u12, unit: mm}", "level", "type 'u12' is not known"),
+        ("{name: level, metric: water.level, type: u16, unit: mm, scale: 0}", "level", "scale must not be 0"),
+        ("{name: level, metric: water.level, type: u16, unit: mm, length: 2}", "level", "remove length"),
         (
-            "{metric: water.level, type: u16, unit: mm, invalid: [none]}",
-            "water.level",
+            "{name: level, metric: water.level, type: hex, length: 2, unit: mm}",
+            "level",
+            "is a number; a raw text needs a map",
+        ),
+        ("{name: level, metric: water.level, type: bcd, unit: mm}", "level", "needs a length"),
+        (
+            "{name: door, metric: door.open, type: u8, map: {0: false, 1: 2}}",
+            "door",
+            "map: 2 is not what door.open holds",
+        ),
+        (
+            "{name: door, metric: door.open, type: u8, map: {0: false, 1: false}}",
+            "door",
+            "two raw codes give the same value",
+        ),
+        ("{name: door, metric: door.open, type: u8, map: {a: false}}", "door", "'a' is not a raw int"),
+        ("{name: door, metric: door.open, type: u8, scale: 2}", "door", "mean nothing"),
+        (
+            "{name: state, metric: pile.state, type: u8, map: {0: asleep}}",
+            "state",
+            "'asleep' is not a value of pile.state",
+        ),
+        ("{name: state, metric: pile.state, type: u8}", "state", "needs a map"),
+        ("{name: connector, metric: pile.connector, type: u8, unit: cm}", "connector", "unit means nothing"),
+        (
+            "{name: level, metric: water.level, type: u16, unit: mm, invalid: [none]}",
+            "level",
             "invalid: 'none' is not a raw int",
         ),
-        ("{metric: water.level, type: u16, unit: mm, default: wet}", "water.level", "default: 'wet' is not a number"),
-        ("{name: flags, type: i8, bits: [{metric: door.open, bit: 0}]}", "flags", "unsigned"),
-        ("{name: flags, type: u8, bits: [{metric: door.open, bit: 8}]}", "flags", "outside 8 bits"),
         (
-            "{name: flags, type: u8, bits: [{metric: door.open, bit: 0, width: 2}, {metric: device.tamper, bit: 1}]}",
-            "flags",
+            "{name: level, metric: water.level, type: u16, unit: mm, default: wet}",
+            "level",
+            "default: 'wet' is not a number",
+        ),
+        ("{name: flags, type: i8, bits: [{name: door, metric: door.open, bit: 0}]}", "flags", "unsigned"),
+        ("{name: flags, type: u8, bits: [{name: door, metric: door.open, bit: 8}]}", "door", "outside 8 bits"),
+        (
+            "{name: flags, type: u8, bits: [{name: door, metric: door.open, bit: 0, width: 2},"
+            " {name: tamper, metric: device.tamper, bit: 1}]}",
+            "tamper",
             "overlap",
         ),
         ("{name: crc, type: u16, checksum: {kind: crc16_modbus, from: 2}}", "crc", "covers nothing"),
-        ("{name: mark, type: u8, const: 256}", "mark", "does not fit 1 bytes"),
-        ("{role: serial, type: u8}", "serial", "carried by text"),
-        ("{role: time, type: u32, form: rfc3339}", "time", "cannot be carried"),
-        ("{role: seq, type: u8, scale: 2}", "seq", "takes no scale"),
+        ("{name: mark, type: u8, const: 256}", "mark", "does not fit 1 byte"),
+        ("{name: serial, role: serial, type: u8}", "serial", "carried by text"),
+        ("{name: time, role: time, type: u32, form: rfc3339}", "time", "cannot be carried"),
+        ("{name: seq, role: seq, type: u8, scale: 2}", "seq", "takes no scale"),
     ],
 )
 def test_a_field_that_means_nothing(field: str, named: str, sentence: str) -> None:
@@ -89,13 +110,13 @@ def test_a_field_that_means_nothing(field: str, named: str, sentence: str) -> No
 @pytest.mark.parametrize(
     ("field", "sentence"),
     [
-        ("{metric: water.level, type: u16, unit: mm, colour: blue}", "'colour' is not a key"),
-        ("{metric: water.level, role: seq, type: u16}", "not both"),
-        ("{metric: water.level, unit: mm}", "needs a type"),
-        ("{metric: water.level, type: u16, unit: mm, const: 3}", "exactly one of"),
-        ("{role: time, type: u32}", "needs form"),
+        ("{name: level, metric: water.level, type: u16, unit: mm, colour: blue}", "'colour' is not a key"),
+        ("{name: level, metric: water.level, role: seq, type: u16}", "not both"),
+        ("{name: level, metric: water.level, unit: mm}", "needs a type"),
+        ("{name: level, metric: water.level, type: u16, unit: mm, const: 3}", "carry no metric"),
+        ("{name: time, role: time, type: u32}", "needs form"),
         ("{skip: 2, fill: '00'}", "as many bytes"),
-        ("{metric: water.level, type: u16, unit: mm, scale: twice}", "Input should be a valid decimal"),
+        ("{name: level, metric: water.level, type: u16, unit: mm, scale: twice}", "such as 0.1"),
     ],
 )
 def test_a_field_of_the_wrong_shape(field: str, sentence: str) -> None:
@@ -151,7 +172,7 @@ def test_a_head_that_means_nothing(text: str, field: str, sentence: str) -> None
     [
         (_binary(LEVEL, codec="{type: morse}"), "codec.type must be one of"),
         (_binary(LEVEL, extra="    when: {length: 3}\n"), "the fields make 2 bytes"),
-        (_binary(LEVEL, extra="    when: {match: [{at: 2, equals: 1}]}\n"), "behind the last byte"),
+        (_binary(LEVEL, extra="    when: {match: [{at: 2, equals: 1}]}\n"), "lies outside the 2 bytes"),
         (_binary(LEVEL, LEVEL), "stands twice"),
         (HEAD + "messages:\n  report: {codec: {type: native}, metrics: [water.depth]}\n", "not in the vocabulary"),
         (
@@ -160,34 +181,34 @@ def test_a_head_that_means_nothing(text: str, field: str, sentence: str) -> None
             "same length",
         ),
         (
-            HEAD
-            + "messages:\n  report: {codec: {type: json}, fields: [{pointer: v, type: int, metric: pile.connector}]}\n",
+            HEAD + "messages:\n  report: {codec: {type: json}, fields: "
+            "[{name: value, pointer: v, type: int, metric: pile.connector}]}\n",
             "must begin with /",
         ),
         (
             HEAD
-            + "messages:\n  report: {codec: {type: senml}, fields: [{senml: a, value: vb, metric: water.level}]}\n",
+            + "messages:\n  report: {codec: {type: senml}, fields: [{name: a, senml: a, value: vb, metric: water.level}]}\n",
             "needs a map",
         ),
         (
             HEAD + "messages:\n  report: {codec: {type: modbus}, fields: "
-            "[{metric: water.level, table: input, address: 65535, type: u32, unit: mm}]}\n",
-            "runs past 65535",
+            "[{name: level, metric: water.level, table: input, address: 65535, type: u32, unit: mm}]}\n",
+            "is not within 0 to 65535",
         ),
         (
             HEAD + "messages:\n  report: {codec: {type: modbus}, fields: "
-            "[{metric: water.level, table: input, address: 1, type: u32, unit: mm},"
-            " {metric: water.distance, table: input, address: 2, type: u16, unit: mm}]}\n",
+            "[{name: level, metric: water.level, table: input, address: 1, type: u32, unit: mm},"
+            " {name: distance, metric: water.distance, table: input, address: 2, type: u16, unit: mm}]}\n",
             "same register",
         ),
         (
             HEAD + "messages:\n  report: {codec: {type: modbus, max_count: 1}, fields: "
-            "[{metric: water.level, table: input, address: 1, type: u32, unit: mm}]}\n",
+            "[{name: level, metric: water.level, table: input, address: 1, type: u32, unit: mm}]}\n",
             "max_count 1 is too small",
         ),
         (
             HEAD + "messages:\n  report: {codec: {type: modbus}, fields: "
-            "[{metric: water.level, table: coil, address: 1, type: u16, unit: mm}]}\n",
+            "[{name: level, metric: water.level, table: coil, address: 1, type: u16, unit: mm}]}\n",
             "hold type bit",
         ),
     ],
@@ -199,7 +220,7 @@ def test_a_message_that_means_nothing(text: str, sentence: str) -> None:
 
 
 def test_messages_that_cannot_be_told_apart() -> None:
-    one = "{codec: {type: json}, fields: [{pointer: /v, type: int, metric: pile.connector}]}"
+    one = "{codec: {type: json}, fields: [{name: value, pointer: /v, type: int, metric: pile.connector}]}"
     error = _refused(HEAD + f"messages:\n  first: {one}\n  second: {one}\n")
     assert error.message == "second"
     assert "cannot be told apart" in error.text

@@ -5,8 +5,8 @@ holds no state besides compiled profiles.
 """
 
 from citysense_profiles.catalogue import Catalogue, load_catalogue
-from citysense_profiles.codecs.contract import Read
-from citysense_profiles.errors import DecodeError, EncodeError, ProfileError
+from citysense_profiles.codecs.contract import Named, Read, Write
+from citysense_profiles.errors import DecodeError, EncodeError, ProfileError, SettingError
 from citysense_profiles.profile import Profile, Setting
 from citysense_profiles.reading import Decoded, Quality, ReadingClass, Sample, Value
 from citysense_profiles.vocabulary import Metric, Vocabulary, load_vocabulary
@@ -17,6 +17,7 @@ __all__ = [
     "Decoded",
     "EncodeError",
     "Metric",
+    "Named",
     "Profile",
     "ProfileError",
     "Quality",
@@ -24,8 +25,10 @@ __all__ = [
     "ReadingClass",
     "Sample",
     "Setting",
+    "SettingError",
     "Value",
     "Vocabulary",
+    "Write",
     "load_catalogue",
     "load_vocabulary",
 ]

@@ -6,7 +6,9 @@ nothing: one wrong file stops with a `ProfileError`, since a gateway that silent
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
 from citysense_profiles.compiler import parse_profile
@@ -16,7 +18,8 @@ from citysense_profiles.vocabulary import load_vocabulary
 
 OWN_CATALOGUE = Path(__file__).with_name("catalog")
 EXAMPLE_FOLDER = "_example"
-"""Holds the commented example for authors: checked like the rest, never offered."""
+"""Holds what shows the format to authors: checked like the rest, never offered."""
+ANY_FIRMWARE = "any"
 
 
 class Catalogue:
@@ -49,10 +52,49 @@ class Catalogue:
         return tuple(self._profiles)
 
 
+class Claims:
+    """Which product each profile says it is: of one vendor and model, every firmware belongs to one profile only."""
+
+    def __init__(self) -> None:
+        self._claimed: dict[tuple[str, str], dict[str, str]] = {}
+
+    def add(self, profile: Profile, file: str) -> None:
+        """Raises ProfileError naming `file` where another profile has the same product and firmware, or any firmware."""
+        product = profile.product
+        firmware = product.firmware.casefold()
+        others = self._claimed.setdefault((product.vendor.casefold(), product.model.casefold()), {})
+        for claimed, owner in others.items():
+            if claimed == firmware or ANY_FIRMWARE in (claimed, firmware):
+                raise ProfileError(
+                    f"{product.vendor} {product.model}, firmware {product.firmware}, is claimed by {owner} already; "
+                    "say in product.firmware which versions each of the two is for",
+                    file=file,
+                    field="product",
+                )
+        others[firmware] = profile.id
+
+
 def load_catalogue(extra: Path | None = None) -> Catalogue:
     """Our profiles and those below `extra` (same layout: <vendor>/<model>.yaml). Raises ProfileError on any wrong file."""
+    with _without_collections():
+        return _load(extra)
+
+
+@contextmanager
+def _without_collections() -> Iterator[None]:
+    """Loading makes hundreds of thousands of objects that stay; looking for garbage among them takes as long again."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
+
+
+def _load(extra: Path | None) -> Catalogue:
     profiles: dict[str, Profile] = {}
-    claims: dict[tuple[str, str, str], str] = {}
+    claims = Claims()
     for root in (OWN_CATALOGUE,) if extra is None else (OWN_CATALOGUE, extra):
         if not root.is_dir():
             raise ProfileError("not a folder; give the folder that holds <vendor>/<model>.yaml", file=str(root))
@@ -62,15 +104,7 @@ def load_catalogue(extra: Path | None = None) -> Catalogue:
             profile = load_profile(path, root)
             if profile.id in profiles:
                 raise ProfileError(f"id {profile.id} exists already", file=str(path), field="id")
-            product = profile.product
-            claim = (product.vendor.casefold(), product.model.casefold(), product.firmware.casefold())
-            if claim in claims:
-                raise ProfileError(
-                    f"{product.vendor} {product.model}, firmware {product.firmware}, is claimed by {claims[claim]} already",
-                    file=str(path),
-                    field="product",
-                )
-            claims[claim] = profile.id
+            claims.add(profile, str(path))
             profiles[profile.id] = profile
     return Catalogue(profiles)
 

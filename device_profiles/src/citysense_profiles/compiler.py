@@ -1,32 +1,32 @@
 """From a profile file to a compiled `Profile`.
 
-Owns what needs the file and the vocabulary together: resolving metrics and units, refusing what means nothing, and
-turning every fault into a `ProfileError` that names file, message and field. Reads no files.
+Owns what needs the file and the vocabulary together: options, resolving metrics and units, refusing what means nothing,
+and turning every fault into a `ProfileError` that names file, message and field. Reads no files.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import assert_never
+from collections.abc import Iterator, Mapping
+from functools import partial
+from typing import Any, assert_never
 
 from pydantic import ValidationError
 
-from citysense_profiles.codecs.binary import BinaryCodec
 from citysense_profiles.codecs.contract import Derivation, Finish, Message, Place, RegisterMap
-from citysense_profiles.codecs.json import JsonCodec
-from citysense_profiles.codecs.layout import FieldFault, Layout
-from citysense_profiles.codecs.modbus import ModbusCodec
-from citysense_profiles.codecs.native import NativeCodec
-from citysense_profiles.codecs.senml import SenmlCodec
-from citysense_profiles.codecs.tlv import TlvCodec
-from citysense_profiles.errors import ProfileError
-from citysense_profiles.model import (
-    CODEC_TYPES,
-    BinaryField,
+from citysense_profiles.codecs.documents.codec import DocumentCodec
+from citysense_profiles.codecs.documents.epc import EpcCodec
+from citysense_profiles.codecs.documents.native import NativeCodec
+from citysense_profiles.codecs.field import Field, FieldFault
+from citysense_profiles.codecs.frames.codec import BinaryCodec
+from citysense_profiles.codecs.modbus.codec import ModbusCodec
+from citysense_profiles.codecs.senml.codec import SenmlCodec
+from citysense_profiles.errors import ProfileError, SettingError
+from citysense_profiles.format.meaning import FromSetting, Meaning
+from citysense_profiles.format.profile_file import (
+    MESSAGE_TAGS,
     BinaryMessage,
-    JsonMessage,
-    Meaning,
-    ModbusField,
+    DocumentMessage,
+    EpcMessage,
     ModbusMessage,
     NativeMessage,
     ProfileFile,
@@ -34,48 +34,73 @@ from citysense_profiles.model import (
     SettingEntry,
     TlvMessage,
 )
-from citysense_profiles.model import Message as MessageEntry
-from citysense_profiles.profile import Description, Profile, Setting
-from citysense_profiles.units import UNITS
+from citysense_profiles.format.profile_file import Message as MessageEntry
+from citysense_profiles.options import Choice, defaults_of, variants, with_choices
+from citysense_profiles.profile import Codecs, Profile, Setting
+from citysense_profiles.values.units import UNITS
 from citysense_profiles.vocabulary import Kind, Metric, ValueType, Vocabulary
 from citysense_profiles.yaml_source import first_fault, load_yaml
 
+_PART_TAGS = frozenset({"field", "block", "repeat", "items", "elements", "each", "bytes"})
+
 
 def parse_profile(text: str, file: str, vocabulary: Vocabulary) -> Profile:
-    """The profile that `text` (YAML) describes. Raises ProfileError naming `file`, message and field."""
+    """The profile that `text` (YAML) describes, with its options at their defaults; the other variants compile, too.
+
+    Raises ProfileError naming `file`, message and field.
+    """
     document = load_yaml(text, file)
+    profile = _variant(document, file, vocabulary, defaults_of(document, file))
+    for chosen in variants(profile.options) if profile.options else ():
+        try:
+            profile.fitted(chosen)
+        except SettingError as error:
+            raise ProfileError(f"with {chosen}: {error.text}", file=file, field="options") from error
+    return profile
+
+
+def _variant(document: Any, file: str, vocabulary: Vocabulary, chosen: Mapping[str, Choice]) -> Profile:
+    resolved = with_choices(document, chosen, file)
     try:
-        parsed = ProfileFile.model_validate(document)
+        parsed = ProfileFile.model_validate(resolved)
     except ValidationError as error:
-        raise _fault_of(error, document, file) from error
-    return _Compiler(parsed, file, vocabulary).profile()
+        raise _fault_of(error, resolved, file) from error
+    variant = partial(_variant, document, file, vocabulary)
+    return _Compiler(parsed, file, vocabulary).profile(chosen, variant)
 
 
 def _fault_of(error: ValidationError, document: object, file: str) -> ProfileError:
     """Names message and field where the fault lies inside one: a field by its name or metric, else by its place."""
     location, sentence = first_fault(error)
-    path = [part for part in location if part not in CODEC_TYPES or part == "json"]
     if len(location) < 2 or location[0] != "messages":
-        return ProfileError(sentence, file=file, field=".".join(map(str, path)) or None)
+        return ProfileError(sentence, file=file, field=".".join(map(str, location)) or None)
     message = str(location[1])
-    rest = [part for index, part in enumerate(location[2:]) if not (index == 0 and part in CODEC_TYPES)]
-    label = ".".join(map(str, rest))
     node: object = document["messages"].get(message) if isinstance(document, dict) else None
-    for part in rest:
+    label = ""
+    for index, part in enumerate(location[2:]):
+        if index == 0 and part in MESSAGE_TAGS:
+            continue
+        if part in _PART_TAGS and not (isinstance(node, dict) and part in node):
+            continue  # pydantic's name for the kind of part, which no author wrote
+        label = f"{label}.{part}" if label else str(part)
         if isinstance(node, dict):
             node = node.get(part)
         elif isinstance(node, list) and isinstance(part, int) and part < len(node):
             node = node[part]
-            if isinstance(node, dict):
-                named = next((node[key] for key in ("name", "metric", "role", "pointer", "tag") if key in node), None)
-                label = f"{label} ({named})" if named else label
+            named = _named_by(node)
+            label = f"{label} ({named})" if named else label
         else:
-            break
+            node = None
     return ProfileError(sentence, file=file, message=message, field=label or None)
 
 
+def _named_by(node: object) -> object:
+    keys = ("name", "metric", "role", "pointer", "tag", "repeat", "group", "each", "lead")
+    return next((node[key] for key in keys if key in node), None) if isinstance(node, dict) else None
+
+
 class _Compiler:
-    """One file on its way to a profile."""
+    """One file, its options chosen, on its way to a profile."""
 
     def __init__(self, parsed: ProfileFile, file: str, vocabulary: Vocabulary) -> None:
         self._parsed = parsed
@@ -83,7 +108,7 @@ class _Compiler:
         self._vocabulary = vocabulary
         self._derivations = self._compile_derivations()
 
-    def profile(self) -> Profile:
+    def profile(self, chosen: Mapping[str, Choice], variant: Any) -> Profile:
         """All messages compiled and checked against one another."""
         up: dict[str, Message] = {}
         down: dict[str, Message] = {}
@@ -91,37 +116,45 @@ class _Compiler:
         for name, entry in self._parsed.messages.items():
             try:
                 codec = self._codec(name, entry)
+                self._check_fields(name, codec.fields)
             except FieldFault as fault:
                 raise ProfileError(str(fault), file=self._file, message=name, field=fault.field) from fault
-            except ValueError as fault:
-                raise ProfileError(str(fault), file=self._file, message=name) from fault
+            except (ValueError, KeyError) as fault:
+                raise ProfileError(str(fault.args[0]), file=self._file, message=name) from fault
             if isinstance(codec, ModbusCodec):
                 registers[name] = codec
             else:
                 (up if entry.direction == "up" else down)[name] = codec
         self._check_choice()
+        if all(entry.default == chosen.get(name) for name, entry in self._parsed.options.items()):
+            self._check_simulation(up, registers)  # a variant may lack a field that the usual one simulates
         every: list[Message | RegisterMap] = [*up.values(), *down.values(), *registers.values()]
         carried: frozenset[str] = frozenset().union(*(codec.metrics for codec in every))
         self._check_derived(carried)
         derived = frozenset(rule.metric for rule in self._derivations)
-        return Profile(self._description(carried | derived), up=up, down=down, registers=registers, derived=derived)
+        return Profile(
+            self._parsed,
+            Codecs(up=up, down=down, registers=registers),
+            settings=self._settings(),
+            derived=derived,
+            personal=self._is_personal(carried | derived, every),
+            chosen=chosen,
+            variant=variant,
+        )
 
     def _codec(self, name: str, entry: MessageEntry) -> Message | ModbusCodec:
         place, finish = Place(self._parsed.id, name), self._finish(entry)
         match entry:
             case NativeMessage():
                 return NativeCodec(place, finish, tuple(self._metric(metric) for metric in entry.metrics))
-            case BinaryMessage():
-                layout = Layout(place, entry.fields, entry.codec.byte_order, self._vocabulary)
-                return BinaryCodec(place, finish, layout, entry.when)
-            case TlvMessage():
-                order = entry.codec.byte_order
-                items = [(item.tag, Layout(place, item.fields, order, self._vocabulary)) for item in entry.items]
-                return TlvCodec(place, finish, items)
-            case JsonMessage():
-                return JsonCodec(place, finish, entry, self._vocabulary)
+            case BinaryMessage() | TlvMessage():
+                return BinaryCodec(place, finish, entry, self._vocabulary)
+            case DocumentMessage():
+                return DocumentCodec(place, finish, entry, self._vocabulary)
             case SenmlMessage():
                 return SenmlCodec(place, finish, entry, self._vocabulary)
+            case EpcMessage():
+                return EpcCodec(place, finish, entry, self._vocabulary)
             case ModbusMessage():
                 return ModbusCodec(place, finish, entry, self._vocabulary)
             case _:
@@ -134,7 +167,10 @@ class _Compiler:
             raise FieldFault(name, str(error.args[0])) from error
 
     def _finish(self, entry: MessageEntry) -> Finish:
-        names = _metrics_of(entry)
+        if isinstance(entry, NativeMessage):
+            names = set(entry.metrics)
+        else:
+            names = {meaning.metric for meaning in _meanings(entry) if meaning.metric is not None}
         events = frozenset(name for name in names if name in self._vocabulary and self._is_event(name))
         return Finish(
             event=entry.event,
@@ -144,6 +180,28 @@ class _Compiler:
 
     def _is_event(self, name: str) -> bool:
         return self._vocabulary.metric(name).kind is Kind.EVENT
+
+    def _check_fields(self, message: str, fields: tuple[Field, ...]) -> None:
+        """Names are there once, and what a field is computed with exists."""
+        names: set[str] = set()
+        for field in fields:
+            for need in field.needs:
+                if isinstance(need, FromSetting):
+                    self._check_needed_setting(field.name, need.setting)
+                elif need.field not in names:
+                    raise FieldFault(field.name, f"{need.field!r} is no earlier field of this message")
+            if field.name in names:
+                raise FieldFault(field.name, "this name stands twice in one message")
+            names.add(field.name)
+
+    def _check_needed_setting(self, field: str, name: str) -> None:
+        setting = self._parsed.settings.get(name)
+        if setting is None:
+            raise FieldFault(field, f"setting {name!r} is not declared in settings")
+        if setting.default is None and not setting.required:
+            raise FieldFault(
+                field, f"setting {name!r} needs a default or `required: true`, or frames could not be read"
+            )
 
     def _compile_derivations(self) -> tuple[Derivation, ...]:
         rules = []
@@ -164,7 +222,7 @@ class _Compiler:
                     file=self._file,
                     field=place,
                 )
-            rules.append(Derivation(entry.metric, entry.setting, entry.minus, setting.default))
+            rules.append(Derivation(entry.metric, entry.setting, entry.minus))
         return tuple(rules)
 
     def _check_derived(self, carried: frozenset[str]) -> None:
@@ -177,43 +235,41 @@ class _Compiler:
                 )
 
     def _check_choice(self) -> None:
-        """Messages without fixed length or bytes to match cannot be told apart, so there is one at most."""
+        """Messages without fixed length or a `when` cannot be told apart, so there is one such at most."""
         open_ended = [
             name
             for name, entry in self._parsed.messages.items()
-            if entry.direction == "up" and not isinstance(entry, BinaryMessage | ModbusMessage)
+            if entry.direction == "up"
+            and not isinstance(entry, BinaryMessage | ModbusMessage)
+            and not getattr(getattr(entry, "when", None), "model_fields_set", None)
         ]
         if len(open_ended) > 1:
             raise ProfileError(
-                f"messages {', '.join(open_ended)} cannot be told apart; a profile has one upward message of these codecs",
+                f"messages {', '.join(open_ended)} cannot be told apart; give all but one a `when`",
                 file=self._file,
                 message=open_ended[1],
             )
 
-    def _description(self, metrics: frozenset[str]) -> Description:
-        parsed = self._parsed
-        for name, entry in parsed.settings.items():
+    def _check_simulation(self, up: Mapping[str, Message], registers: Mapping[str, RegisterMap]) -> None:
+        codecs: list[Message | RegisterMap] = [*up.values(), *registers.values()]
+        known = {field.name for codec in codecs for field in codec.fields}
+        unknown = next((name for name in self._parsed.sim if name not in known), None)
+        if unknown is not None:
+            raise ProfileError("no message has a field of this name", file=self._file, field=f"sim.{unknown}")
+
+    def _is_personal(self, metrics: frozenset[str], codecs: list[Message | RegisterMap]) -> bool:
+        marked = any(
+            field.role == "tag" or field.entry.personal or field.entry.secret
+            for codec in codecs
+            for field in codec.fields
+        )
+        return marked or any(self._vocabulary.metric(name).personal for name in metrics)
+
+    def _settings(self) -> dict[str, Setting]:
+        for name, entry in self._parsed.settings.items():
             if entry.unit not in UNITS:
                 raise ProfileError(f"unit {entry.unit!r} is not known", file=self._file, field=f"settings.{name}.unit")
-        tagged = any(
-            isinstance(entry, JsonMessage | BinaryMessage) and any(field.role == "tag" for field in entry.fields)
-            for entry in parsed.messages.values()
-        )
-        transport = parsed.transport
-        return Description(
-            id=parsed.id,
-            kind=parsed.kind,
-            title=parsed.title,
-            product=parsed.product,
-            caveats=tuple(caveat.text for caveat in parsed.caveats),
-            native=any(isinstance(entry, NativeMessage) for entry in parsed.messages.values()),
-            personal=tagged or any(self._vocabulary.metric(name).personal for name in metrics),
-            transports=frozenset(transport.model_fields_set),
-            mqtt_topics=tuple(transport.mqtt.topics) if transport.mqtt else (),
-            settings={name: _setting(name, entry) for name, entry in parsed.settings.items()},
-            report_every=parsed.report_every,
-            vectors=tuple(parsed.vectors),
-        )
+        return {name: _setting(name, entry) for name, entry in self._parsed.settings.items()}
 
 
 def _setting(name: str, entry: SettingEntry) -> Setting:
@@ -229,19 +285,10 @@ def _setting(name: str, entry: SettingEntry) -> Setting:
     )
 
 
-def _metrics_of(entry: MessageEntry) -> frozenset[str]:
-    """All metrics that a message names, resolved or not."""
-    if isinstance(entry, NativeMessage):
-        return frozenset(entry.metrics)
-    if isinstance(entry, TlvMessage):
-        return frozenset().union(*(_metrics_of_fields(item.fields) for item in entry.items))
-    return _metrics_of_fields(entry.fields)
-
-
-def _metrics_of_fields(fields: Sequence[Meaning]) -> frozenset[str]:
-    names = set()
-    for field in fields:
-        names.add(field.metric)
-        bits = field.bits if isinstance(field, BinaryField | ModbusField) else None
-        names.update(part.metric for part in bits or ())
-    return frozenset(name for name in names if name is not None)
+def _meanings(node: Any) -> Iterator[Meaning]:
+    """Every field below an entry, whatever parts it is nested in."""
+    if isinstance(node, Meaning):
+        yield node
+    for name in ("fields", "items", "elements", "bits"):
+        for child in getattr(node, name, None) or ():
+            yield from _meanings(child)

@@ -1,7 +1,8 @@
 """What can go wrong with a profile, told apart by who can mend it.
 
-Owns the three errors of this package: the author of a profile file mends a `ProfileError`, the sender of a frame a
-`DecodeError`, the caller of encode an `EncodeError`. Nothing else leaves the public functions. Nothing here logs.
+Owns the errors of this package: the author of a profile file mends a `ProfileError`, the installer of a device a
+`SettingError`, the sender of a frame a `DecodeError`, the caller of encode an `EncodeError`. Nothing else leaves the
+public functions. Nothing here logs.
 """
 
 from __future__ import annotations
@@ -14,6 +15,10 @@ structure that the profile describes; value: a number or code outside what the f
 another unit; encoding: not JSON, CBOR or text at all."""
 
 
+class RefusedError(ValueError):
+    """A raw code or a value that a field cannot carry. Never leaves this package: the codec adds where it stood."""
+
+
 class ProfileError(Exception):
     """A profile or the vocabulary is wrong; the text says what to change."""
 
@@ -24,6 +29,15 @@ class ProfileError(Exception):
         self.text = text
         where = "".join((f", message {message}" if message else "", f", field {field}" if field else ""))
         super().__init__(f"{file}{where}: {text}")
+
+
+class SettingError(Exception):
+    """A device's setting does not fit its profile; the text names it, its value and what it may be."""
+
+    def __init__(self, setting: str, text: str) -> None:
+        self.setting = setting
+        self.text = text
+        super().__init__(f"setting {setting}: {text}")
 
 
 class DecodeError(Exception):

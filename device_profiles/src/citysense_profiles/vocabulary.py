@@ -16,7 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints, Validation
 
 from citysense_profiles.errors import ProfileError
 from citysense_profiles.reading import ReadingClass
-from citysense_profiles.units import UNITS
+from citysense_profiles.values.units import UNITS
 from citysense_profiles.yaml_source import first_fault, load_yaml
 
 FILE = "vocabulary.yaml"
@@ -54,12 +54,14 @@ class Retention(StrEnum):
 class Metric:
     """One word of the vocabulary. `unit` is UCUM, empty for states and events; `low` and `high` are inclusive.
 
-    `values` is the closed list of a text metric, None where any text or number is allowed. `personal` and `secret`
-    readings never stand in topics, tags, logs or alerts; `secret` ones are zeroed before the spool.
+    `title` is English, `title_zh` Chinese (English where the file has none). `values` is the closed list of a text metric,
+    None where any text or number is allowed. `personal` and `secret` readings never stand in topics, tags, logs or
+    alerts; `secret` ones are zeroed before the spool.
     """
 
     name: str
     title: str
+    title_zh: str
     unit: str
     kind: Kind
     type: ValueType
@@ -78,6 +80,7 @@ class _Entry(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     title: str
+    title_zh: str | None = None
     kind: Kind
     type: ValueType = ValueType.NUMBER
     unit: str = ""
@@ -95,6 +98,8 @@ class _Entry(BaseModel):
             raise ValueError("measurements and totals are numbers, states and events are not")
         if numeric and self.unit == "":
             raise ValueError("a number needs a unit; use '1' for a plain count")
+        if not numeric and (self.unit or self.range):
+            raise ValueError("only a number has a unit and a range")
         if self.unit not in UNITS:
             raise ValueError(f"unit {self.unit!r} is not known")
         if self.range and not self.range[0] < self.range[1]:
@@ -157,6 +162,7 @@ def _metric(name: str, entry: _Entry) -> Metric:
     return Metric(
         name=name,
         title=entry.title,
+        title_zh=entry.title_zh or entry.title,
         unit=entry.unit,
         kind=entry.kind,
         type=entry.type,

@@ -8,10 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, NoReturn, Protocol
+from typing import TYPE_CHECKING, Any, NoReturn, Protocol
 
 from citysense_profiles.errors import DecodeCode, DecodeError, EncodeError
 from citysense_profiles.reading import Decoded, Sample, Value
+
+if TYPE_CHECKING:
+    from citysense_profiles.codecs.field import Field
 
 NO_SETTINGS: Mapping[str, float] = {}
 
@@ -30,6 +33,19 @@ class Place:
     def cannot_encode(self, text: str, *, field: str | None = None) -> NoReturn:
         """Raise the EncodeError of this place."""
         raise EncodeError(text, profile=self.profile, message=self.message, field=field)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Named:
+    """A frame by name: everything it says, in the fields' own units and words.
+
+    `values` are flat, groups joined by a dot; repeats are lists; None is "no value". `where` has the same keys and
+    shape: the byte offset from 0, a JSON pointer, or "input:100" for registers.
+    """
+
+    message: str
+    values: Mapping[str, Any]
+    where: Mapping[str, Any]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,29 +75,53 @@ class Read:
     count: int
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Write:
+    """One Modbus write. `function` is 5, 6, 15 or 16; `words` are registers, or 0 and 1 for coils."""
+
+    function: int
+    table: str
+    address: int
+    words: tuple[int, ...]
+
+
 class Message(Protocol):
     """A message of bytes. Raises DecodeError and EncodeError only."""
+
+    @property
+    def fields(self) -> tuple[Field, ...]:
+        """Everything that has a name, in the order of the profile."""
+        ...
 
     @property
     def metrics(self) -> frozenset[str]:
         """The metrics that the message carries on the wire."""
         ...
 
-    def fits(self, payload: bytes) -> bool:
-        """A cheap look: could these bytes be this message?"""
+    def fits(self, payload: bytes, port: int | None) -> bool:
+        """A cheap look: could these bytes, from that port if the channel names one, be this message?"""
         ...
 
     def decode(self, payload: bytes, content: int | None, settings: Mapping[str, float]) -> Decoded:
-        """What the bytes say."""
+        """The readings."""
         ...
 
-    def encode(self, outgoing: Outgoing) -> bytes:
-        """The bytes that say this."""
+    def decode_fields(self, payload: bytes, content: int | None, settings: Mapping[str, float]) -> Named:
+        """Every value by name, and where it stood."""
+        ...
+
+    def encode_fields(self, values: Mapping[str, Any], content: int | None, settings: Mapping[str, float]) -> bytes:
+        """The bytes that say this, by name. Names that the message lacks have been refused already."""
         ...
 
 
 class RegisterMap(Protocol):
-    """A message that is polled. Raises DecodeError and EncodeError only."""
+    """A message that is polled or written. Raises DecodeError and EncodeError only."""
+
+    @property
+    def fields(self) -> tuple[Field, ...]:
+        """Everything that has a name, in the order of the profile."""
+        ...
 
     @property
     def metrics(self) -> frozenset[str]:
@@ -90,26 +130,43 @@ class RegisterMap(Protocol):
 
     @property
     def reads(self) -> tuple[Read, ...]:
-        """The requests that fetch everything, in order of table and address."""
+        """The requests that fetch everything readable, in order of table and address."""
+        ...
+
+    @property
+    def unit(self) -> int:
+        """The unit id where the endpoint names none."""
+        ...
+
+    @property
+    def resend_every(self) -> float | None:
+        """Seconds after which a device must hear this again; None: once is enough."""
         ...
 
     def decode(self, registers: Mapping[tuple[str, int], int], settings: Mapping[str, float]) -> Decoded:
-        """What the registers say; fields whose registers are absent are left out."""
+        """The readings; fields whose registers are absent are left out."""
         ...
 
-    def encode(self, values: Mapping[str, Value | None]) -> dict[tuple[str, int], int]:
-        """The registers that say this."""
+    def decode_fields(self, registers: Mapping[tuple[str, int], int], settings: Mapping[str, float]) -> Named:
+        """Every value by name; `where` is "input:100"."""
+        ...
+
+    def encode_fields(self, values: Mapping[str, Any], settings: Mapping[str, float]) -> dict[tuple[str, int], int]:
+        """The registers that say this, by name."""
+        ...
+
+    def plan_writes(self, values: Mapping[str, Any], settings: Mapping[str, float]) -> tuple[Write, ...]:
+        """The requests that write this, by name, in order of address; neighbours go into one."""
         ...
 
 
 @dataclass(frozen=True, slots=True)
 class Derivation:
-    """metric = setting - minus; `default` stands in where a device has no setting of its own."""
+    """metric = setting - minus."""
 
     metric: str
     setting: str
     minus: str
-    default: float | None
 
 
 class Finish:
@@ -147,7 +204,7 @@ class Finish:
 
     def _derive(self, values: dict[str, Value], missing: list[str], settings: Mapping[str, float]) -> None:
         for rule in self._derivations:
-            setting = settings.get(rule.setting, rule.default)
+            setting = settings.get(rule.setting)
             if setting is None or rule.metric in values:
                 continue
             subtrahend = values.get(rule.minus)

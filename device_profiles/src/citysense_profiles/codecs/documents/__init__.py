@@ -1,0 +1,1 @@
+"""JSON and CBOR: values at pointers, our native messages, and EPCs."""
