@@ -36,7 +36,7 @@ NOW = 1_795_190_934_423
 SEALER = Sealer(bytes(32))
 DEVICES = (
     RosterDevice(id="gauge-1", profile="generic/water-gauge"),
-    RosterDevice(id="reader-1", profile="impinj/r700", serial="impinj-01-23-45"),
+    RosterDevice(id="reader-1", profile="impinj/r700", serial="001625012345"),
     RosterDevice(id="level-1", profile="dfrobot/sen0676"),
     RosterDevice(id="lock-1", profile="generic/nbiot-lock"),
 )
@@ -190,7 +190,7 @@ async def test_two_equal_polls_are_two_readings(gateway: Bench) -> None:
         (frame(b"[1, 2]", "reader-1"), Reason.UNDECODABLE, "device/reader-1"),
         (
             frame(
-                {"eventType": "tagInventory", "hostname": "another", "tagInventoryEvent": {"epcHex": "7EDA"}},
+                {"eventType": "tagInventory", "hostname": "impinj-99-99-99", "tagInventoryEvent": {"epcHex": "7EDA"}},
                 "reader-1",
             ),
             Reason.IDENTITY_MISMATCH,

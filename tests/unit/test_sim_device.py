@@ -88,7 +88,7 @@ async def test_a_reader_sends_the_vendors_bytes_with_its_own_serial() -> None:
     wire = Wire(3)
     await played("reader-001", wire, boot=1)
     decoded = [CATALOGUE["impinj/r700"].decode(payload, message="events") for _, payload in wire.sent]
-    assert {one.serial for one in decoded} == {"impinj-01-23-45"}
+    assert {one.serial for one in decoded} == {"001625012345"}
     assert [one.samples[0].tag for one in decoded] == ["E28011700000020A4C1B7F01"] * 3
     assert {one.samples[0].event for one in decoded} == {"tag.seen"}
 
