@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import aiohttp
+import msgspec
 import pytest
 import uvicorn
 from hypothesis import HealthCheck, given, settings
@@ -19,17 +20,40 @@ from hypothesis import strategies as st
 
 from citysense.clock import SetClock
 from citysense.keys import password_digest, token_digest
-from citysense.wire import Roster
+from citysense.wire import Roster, encode
 from citysense_platform.api.app import build_api
 from citysense_platform.city.database import City
 from citysense_platform.registry.gateways import Gateways
 from citysense_platform.registry.registry import Registry
 from citysense_platform.registry.roster import Assigned, RosterSource
 from citysense_platform.registry.routes import registry_routes
-from citysense_profiles.catalogue import load_catalogue
+from citysense_profiles.catalogue import Catalogue, load_catalogue
+from citysense_profiles.compiler import parse_profile
+from citysense_profiles.vocabulary import load_vocabulary
 
 TOKEN = "the-admin-token"
-CATALOGUE = load_catalogue()
+PILE = parse_profile(
+    """
+schema: 1
+id: acme/pile
+kind: charging_pile
+title: P
+product: {vendor: A, model: P, source: S}
+transport: {modbus: {}}
+report_every: 60s
+vectors: []
+options:
+  socket: {title: Socket, default: 1, choices: {1: left, 2: right}}
+  order: {title: Words, default: high, choices: {high: high first, low: low first}}
+messages:
+  status:
+    codec: {type: modbus}
+    fields: [{name: volts, table: input, address: 0, type: u16, unit: V, metric: electric.voltage}]
+""",
+    "acme/pile.yaml",
+    load_vocabulary(),
+)
+CATALOGUE = Catalogue({profile.id: profile for profile in (PILE, *load_catalogue())})
 NOW = 1_795_190_934_423
 SITE = {"name": "Underpass 1", "lon": 113.45, "lat": 30.36, "datum": "wgs84"}
 GAUGE: dict[str, Any] = {
@@ -179,7 +203,12 @@ async def test_sites_are_used_again_by_name_and_position_or_id(platform: Platfor
         ({"serial": "\ud800"}, 422, "invalid", "serial"),
         ({"settings": {"mount.height": True}}, 422, "invalid", "settings.mount.height"),
         ({"settings": {"mount.height": float("nan")}}, 422, "invalid", "settings.mount.height"),
+        ({"settings": {"mount.height": [250]}}, 422, "invalid", "settings.mount.height"),
+        ({"settings": {"mount.height": "\ud800"}}, 422, "invalid", "settings.mount.height"),
+        ({"settings": {"mount.height": "x" * 201}}, 422, "invalid", "settings.mount.height"),
+        ({"settings": {"mount.height": "250"}}, 422, "setting_no_number", "settings.mount.height"),
         ({"settings": {"mount.hight": 250}}, 422, "unknown_setting", "settings"),
+        ({"settings": {"mount.hight": "high"}}, 422, "unknown_setting", "settings"),
         ({"profile": "acme/none"}, 422, "unknown_profile", "profile"),
         ({"endpoint": "modbus+tcp://192.0.2.7:502/1"}, 422, "endpoint_not_allowed", "endpoint"),
         ({"profile": "dfrobot/sen0676", "settings": {}}, 422, "endpoint_required", "endpoint"),
@@ -235,6 +264,25 @@ async def test_devices_change_and_null_takes_away(platform: Platform) -> None:
     assert (await platform.ask("PATCH", "/api/v1/devices/ghost", {}))[1]["code"] == "not_found"
 
 
+async def test_options_are_chosen_among_the_settings(platform: Platform) -> None:
+    pile = {"profile": PILE.id, "endpoint": "modbus+tcp://192.0.2.7:502/1", "credential": None}
+    status, body = await platform.post(id="pile-1", **pile, settings={"socket": 2, "order": "low"})
+    assert (status, body["settings"]) == (201, {"socket": 2, "order": "low"})
+    path = "/api/v1/devices/pile-1"
+    status, problem = await platform.ask("PATCH", path, {"settings": {"order": "middle"}})
+    assert (status, problem["code"], problem["errors"]) == (
+        422,
+        "unknown_choice",
+        [{"field": "settings.order", "message": "'middle' is not a choice of order; choose from high, low"}],
+    )
+    assert (await platform.ask("PATCH", path, {"settings": {"order": None}}))[1]["settings"] == {"socket": 2}
+    assert (await platform.post(id="pile-2", **pile, settings={"socket": 3}))[1]["code"] == "unknown_choice"
+    roster = await platform.roster.roster("gw-1", 0, 60)
+    assert roster is not None
+    assert msgspec.msgpack.decode(encode(roster), type=Roster) == roster
+    assert [device.settings for device in roster.devices] == [{"socket": 2.0}]
+
+
 async def test_revoking_ends_the_credential_and_leaves_the_device_readable(platform: Platform) -> None:
     await platform.post()
     first = await platform.ask("POST", "/api/v1/devices/gauge-001/revoke")
@@ -271,6 +319,12 @@ async def test_profiles_are_listed(platform: Platform) -> None:
     assert gauge["kind"] == "waterlogging_gauge"
     assert gauge["transports"] == ["coap", "mqtt"]
     assert gauge["settings"]["mount.height"]["unit"] == "cm"
+    assert gauge["options"] == {}
+    assert by_id[PILE.id]["options"]["socket"] == {
+        "title": "Socket",
+        "default": 1,
+        "choices": [{"value": 1, "title": "left"}, {"value": 2, "title": "right"}],
+    }
 
 
 async def test_gateway_that_waits_is_woken_by_each_change(platform: Platform) -> None:

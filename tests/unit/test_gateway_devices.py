@@ -8,7 +8,9 @@ from citysense_gateway.devices import Changes, Device, Devices
 from citysense_gateway.frame import Frame, Identity, Reason, Transport
 from citysense_gateway.identify import Rejection, contradiction, identify
 from citysense_profiles.catalogue import OWN_CATALOGUE, Catalogue, load_catalogue, load_profile
+from citysense_profiles.compiler import parse_profile
 from citysense_profiles.reading import Decoded
+from citysense_profiles.vocabulary import load_vocabulary
 
 CATALOGUE = load_catalogue()
 
@@ -76,6 +78,62 @@ def test_a_new_roster_is_compared_with_the_old_one() -> None:
     assert moved is not None
     assert moved.settings == {"mount.height": 250.0}
     assert sorted(device.id for device in devices) == ["moved", "new", "rekeyed", "same"]
+
+
+PILE = parse_profile(
+    """
+schema: 1
+id: acme/pile
+kind: charging_pile
+title: P
+product: {vendor: A, model: P, source: S}
+transport: {modbus: {}}
+report_every: 60s
+vectors: []
+settings: {mount.height: {title: H, unit: cm}}
+options:
+  socket: {title: Socket, default: 1, choices: {1: left, 2: right}}
+  order: {title: Words, default: high_first, choices: {high_first: usual, low_first: older ones}}
+messages:
+  status:
+    codec: {type: modbus, word_order: {option: order}}
+    fields:
+      - {name: watts, table: input, address: {option: socket, is: {1: 100, 2: 200}}, type: u32, unit: W,
+         metric: electric.power}
+""",
+    "acme/pile.yaml",
+    load_vocabulary(),
+)
+
+
+def test_options_choose_the_variant_and_only_numbers_are_computed_with() -> None:
+    catalogue = Catalogue({profile.id: profile for profile in (PILE, *CATALOGUE)})
+    chosen: dict[str, float | str] = {"socket": 2.0, "order": "low_first", "mount.height": 250.0}
+    entries = (entry("usual", profile=PILE.id), entry("chosen", profile=PILE.id, settings=chosen))
+    devices = serving(*entries, catalogue=catalogue)
+    usual, other = devices.get("usual"), devices.get("chosen")
+    assert usual is not None
+    assert other is not None
+    assert (usual.profile.plan_reads()[0].address, usual.settings) == (100, {})
+    assert (other.profile.plan_reads()[0].address, other.settings) == (200, {"mount.height": 250.0})
+    decoded = other.profile.decode_registers({("input", 200): 7, ("input", 201): 0}, settings=other.settings)
+    assert decoded.samples[0].values == {"electric.power": 7.0}
+
+
+def test_a_choice_that_does_not_exist_keeps_only_that_device_out() -> None:
+    devices = Devices(Catalogue({PILE.id: PILE}))
+    roster = [
+        entry("bad", profile=PILE.id, settings={"socket": 3.0}),
+        entry("good", profile=PILE.id, settings={"socket": 2.0}),
+    ]
+    changes = devices.replace(Roster(version=1, devices=roster))
+    assert changes == Changes(
+        added=("good",), unfit=(("bad", "setting socket: 3.0 is not a choice of socket; choose from 1, 2"),)
+    )
+    assert not devices.known("bad")
+    assert not devices.check_password("bad", b"pw")
+    mended = [entry("bad", profile=PILE.id, settings={"socket": 1.0}), entry("good", profile=PILE.id)]
+    assert devices.replace(Roster(version=2, devices=mended)) == Changes(added=("bad",), changed=("good",))
 
 
 def test_vendor_topics_belong_to_the_device_that_stands_in_them() -> None:

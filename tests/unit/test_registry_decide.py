@@ -21,7 +21,9 @@ from citysense_platform.registry.decide import (
 from citysense_platform.registry.device import Change, Device, NewDevice, Place
 from citysense_platform.registry.endpoint import endpoint_fault
 from citysense_profiles.catalogue import load_catalogue
-from citysense_profiles.profile import Setting
+from citysense_profiles.compiler import parse_profile
+from citysense_profiles.profile import Profile
+from citysense_profiles.vocabulary import load_vocabulary
 
 CATALOGUE = load_catalogue()
 PLACE = Place(name="Underpass 1", lon=113.45, lat=30.36, datum="wgs84")
@@ -114,17 +116,63 @@ def test_what_is_registered_already_speaks_against_it(holdings: Holdings, expect
     assert reasons(check_holdings(GAUGE, holdings)) == expected
 
 
-def setting(*, low: float | None = None, high: float | None = None, required: bool = False) -> dict[str, Setting]:
-    one = Setting(name="a.b", title="A", unit="cm", default=None, required=required, low=low, high=high)
-    return {"a.b": one}
+def profile(settings: str, options: str = "{}") -> Profile:
+    text = (
+        "schema: 1\nid: acme/pile\nkind: charging_pile\ntitle: P\nproduct: {vendor: A, model: P, source: S}\n"
+        f"transport: {{modbus: {{}}}}\nreport_every: 60s\nvectors: []\nsettings: {settings}\noptions: {options}\n"
+        "messages:\n  status:\n    codec: {type: modbus}\n    fields:\n"
+        "      - {name: volts, table: input, address: 0, type: u16, unit: V, metric: electric.voltage}\n"
+    )
+    return parse_profile(text, "acme/pile.yaml", load_vocabulary())
+
+
+def faults(settings: str, given: dict[str, float | str], options: str = "{}") -> list[Reason]:
+    return [fault.reason for fault in settings_faults(profile(settings, options), given)]
 
 
 def test_settings_keep_to_their_range_and_required_ones_must_be_there() -> None:
-    assert [f.reason for f in settings_faults(setting(low=0, high=9), {"a.b": 9.5})] == [Reason.SETTING_OUT_OF_RANGE]
-    assert settings_faults(setting(low=0, high=9), {"a.b": 9.0}) == []
-    assert settings_faults(setting(low=0), {"a.b": 1e9}) == []
-    assert [f.reason for f in settings_faults(setting(required=True), {})] == [Reason.SETTING_REQUIRED]
-    assert settings_faults(setting(), {}) == []
+    ranged = "{a.b: {title: A, unit: cm, range: [0, 9]}}"
+    assert faults(ranged, {"a.b": 9.5}) == [Reason.SETTING_OUT_OF_RANGE]
+    assert faults(ranged, {"a.b": 9.0}) == []
+    assert faults("{a.b: {title: A, unit: cm}}", {"a.b": 1e9}) == []
+    assert faults("{a.b: {title: A, unit: cm}}", {}) == []
+    assert faults("{a.b: {title: A, unit: cm, required: true}}", {}) == [Reason.SETTING_REQUIRED]
+
+
+def test_a_number_is_no_text() -> None:
+    [fault] = settings_faults(profile("{a.b: {title: A, unit: cm}}"), {"a.b": "250"})
+    assert (fault.reason, fault.field) == (Reason.SETTING_NO_NUMBER, "settings.a.b")
+    assert fault.text == "a.b is '250'; it is a number, in cm, written without quotes"
+
+
+SOCKETS = (
+    "{socket: {title: Socket, default: 1, choices: {1: left, 2: right}},"
+    " order: {title: Words, default: high, choices: {high: high first, low: low first}}}"
+)
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        ({}, []),
+        ({"socket": 2.0, "order": "low"}, []),
+        ({"socket": 3.0}, [Reason.UNKNOWN_CHOICE]),
+        ({"socket": 1.5}, [Reason.UNKNOWN_CHOICE]),
+        ({"socket": "2"}, [Reason.UNKNOWN_CHOICE]),
+        ({"order": 1.0}, [Reason.UNKNOWN_CHOICE]),
+        ({"plug": "left"}, [Reason.UNKNOWN_SETTING]),
+    ],
+)
+def test_options_are_chosen_among_the_settings(given: dict[str, float | str], expected: list[Reason]) -> None:
+    assert faults("{}", given, SOCKETS) == expected
+
+
+def test_a_wrong_choice_is_told_with_the_right_ones() -> None:
+    [fault] = settings_faults(profile("{}", SOCKETS), {"order": "middle"})
+    assert fault.field == "settings.order"
+    assert fault.text == "'middle' is not a choice of order; choose from high, low"
+    [unknown] = settings_faults(profile("{a.b: {title: A, unit: cm}}", SOCKETS), {"plug": 1.0})
+    assert unknown.text == "'plug' is no setting of this profile, which has a.b, socket, order"
 
 
 def test_change_looks_at_what_it_touches_only() -> None:
@@ -147,7 +195,7 @@ def test_revoked_devices_do_not_change() -> None:
 
 
 def test_merged_settings_lose_what_is_null() -> None:
-    assert merged({"a": 1.0, "b": 2.0}, {"b": None, "c": 3.0, "d": None}) == {"a": 1.0, "c": 3.0}
+    assert merged({"a": 1.0, "b": 2.0}, {"b": None, "c": "low", "d": None}) == {"a": 1.0, "c": "low"}
 
 
 @pytest.mark.parametrize(

@@ -27,7 +27,7 @@ class Registration:
     id: str
     profile: str
     site: dict[str, Any]
-    settings: dict[str, float] = field(default_factory=dict)
+    settings: dict[str, float | str] = field(default_factory=dict)
     endpoint: str | None = None
     serial: str | None = None
     password: bool = False

@@ -80,7 +80,7 @@ class Device(_Strict):
     content: int | None = None
     serial: str | None = None
     site: Site
-    settings: dict[str, float] = {}
+    settings: dict[str, float | str] = {}
     report_s: Annotated[float, Field(gt=0)] | None = None
     values: dict[str, Course] = {}
     events: list[Event] = []

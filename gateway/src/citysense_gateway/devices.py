@@ -13,12 +13,14 @@ from dataclasses import dataclass
 from citysense import wire
 from citysense.keys import password_digest
 from citysense_profiles.catalogue import Catalogue
+from citysense_profiles.errors import SettingError
 from citysense_profiles.profile import Profile
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Device:
-    """A registered device. `settings` are the profile's device parameters in vocabulary units."""
+    """A registered device. `profile` is the variant that its options choose; `settings` are the numbers among its
+    settings, in the units of the profile."""
 
     id: str
     profile: Profile
@@ -41,6 +43,8 @@ class Changes:
     """The password is another one."""
     unsupported: tuple[tuple[str, str], ...] = ()
     """(device, profile) where this gateway does not know the profile; the device is not served."""
+    unfit: tuple[tuple[str, str], ...] = ()
+    """(device, sentence) where the profile has no such choice of an option; the device is not served."""
 
     @property
     def cut(self) -> tuple[str, ...]:
@@ -95,20 +99,26 @@ class Devices:
         devices: dict[str, Device] = {}
         entries: dict[str, wire.RosterDevice] = {}
         unsupported: list[tuple[str, str]] = []
+        unfit: list[tuple[str, str]] = []
         for entry in roster.devices:
             profile = self._catalogue.get(entry.profile)
             if profile is None:
                 unsupported.append((entry.id, entry.profile))
                 continue
+            try:
+                fitted = profile.fitted(entry.settings)
+            except SettingError as error:
+                unfit.append((entry.id, str(error)))
+                continue
             entries[entry.id] = entry
             devices[entry.id] = Device(
                 id=entry.id,
-                profile=profile,
-                settings=entry.settings,
+                profile=fitted,
+                settings=_numbers(entry.settings, profile),
                 serial=entry.serial,
                 endpoint=entry.endpoint,
             )
-        changes = _difference(self._entries, entries, tuple(unsupported))
+        changes = _difference(self._entries, entries, unsupported=tuple(unsupported), unfit=tuple(unfit))
         self._devices, self._entries = devices, entries
         return changes
 
@@ -116,7 +126,9 @@ class Devices:
 def _difference(
     before: Mapping[str, wire.RosterDevice],
     after: Mapping[str, wire.RosterDevice],
+    *,
     unsupported: tuple[tuple[str, str], ...],
+    unfit: tuple[tuple[str, str], ...],
 ) -> Changes:
     both = [device for device in after if device in before]
     return Changes(
@@ -125,7 +137,15 @@ def _difference(
         changed=tuple(device for device in both if _described(before[device]) != _described(after[device])),
         rekeyed=tuple(device for device in both if _credential(before[device]) != _credential(after[device])),
         unsupported=unsupported,
+        unfit=unfit,
     )
+
+
+def _numbers(settings: Mapping[str, float | str], profile: Profile) -> dict[str, float]:
+    """The settings that are numbers to compute with: what chooses a variant has done its work."""
+    return {
+        name: value for name, value in settings.items() if not isinstance(value, str) and name not in profile.options
+    }
 
 
 def _described(entry: wire.RosterDevice) -> tuple[object, ...]:

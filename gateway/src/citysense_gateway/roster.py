@@ -91,6 +91,8 @@ class RosterKeeper:
         changes = self._devices.replace(roster)
         for device, profile in changes.unsupported:
             log.error("device %s is not served: its profile %s is not known here; update this gateway", device, profile)
+        for device, sentence in changes.unfit:
+            log.error("device %s is not served: %s; correct its settings in the registry", device, sentence)
         self._on_change(changes)
 
     def _remember(self, roster: bytes) -> None:

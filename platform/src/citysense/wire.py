@@ -113,7 +113,8 @@ class RosterDevice(msgspec.Struct, frozen=True, kw_only=True):
     profile: str
     endpoint: str | None = None
     serial: str | None = None
-    settings: dict[str, float] = {}
+    settings: dict[str, float | str] = {}
+    """Numbers in the units of the profile, and the options that were chosen."""
     salt: bytes = b""
     digest: bytes = b""
     """SHA-256 of salt and password. The password is 160 random bits that we made, so a slow hash would add nothing."""

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from math import isfinite
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
+from pydantic import BaseModel, ConfigDict, Field, PlainValidator, StringConstraints, model_validator
 
 from citysense.clock import rfc3339
 from citysense_platform.registry.decide import ID_PATTERN
@@ -13,13 +14,42 @@ from citysense_profiles.profile import Profile
 
 _TEXT = r"^[^\x00-\x1f\x7f]+$"
 """Names and serials end up in lists and logs: no control characters."""
+LONGEST_CHOICE = 200
 Number = Annotated[float, Field(strict=True, allow_inf_nan=False)]
 Datum = Literal["wgs84", "gcj02", "bd09"]
 Kind = Literal["password", "x509", "psk", "oscore"]
 Name = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=200, pattern=_TEXT)]
 Serial = Annotated[str, StringConstraints(min_length=1, max_length=128, pattern=_TEXT)]
 Endpoint = Annotated[str, StringConstraints(min_length=1, max_length=300)]
-Settings = Annotated[dict[str, Number], Field(max_length=100, description="The profile's device parameters.")]
+
+
+def _setting(given: object) -> float | str:
+    """A number, or the text of a choice; which of the two is right, the profile says."""
+    if isinstance(given, str):
+        if not 1 <= len(given) <= LONGEST_CHOICE or not given.isprintable():
+            raise ValueError(f"a choice is printable text of 1 to {LONGEST_CHOICE} characters")
+        return given
+    if isinstance(given, bool) or not isinstance(given, int | float):
+        raise ValueError("a setting is a number, or the text of a choice")
+    try:
+        number = float(given)
+    except OverflowError:
+        raise ValueError("the number is too large") from None
+    if not isfinite(number):
+        raise ValueError("a setting is a finite number")
+    return number
+
+
+SettingValue = Annotated[
+    float | str,
+    PlainValidator(
+        _setting, json_schema_input_type=float | Annotated[str, StringConstraints(max_length=LONGEST_CHOICE)]
+    ),
+]
+Settings = Annotated[
+    dict[str, SettingValue],
+    Field(max_length=100, description="The profile's device parameters (numbers) and options (choices)."),
+]
 ENDPOINT_TEXT = "Modbus address, e.g. modbus+tcp://192.0.2.7:502/1; only for polled profiles."
 
 
@@ -90,7 +120,7 @@ class ChangeRequest(_Request):
     """What is to become different; what is left out stays."""
 
     endpoint: Endpoint | None = Field(None, description=ENDPOINT_TEXT + " null removes it.")
-    settings: dict[str, Number | None] = Field(
+    settings: dict[str, SettingValue | None] = Field(
         {}, max_length=100, description="Laid over the present settings; a null takes that one away."
     )
     site: SiteRequest | None = Field(None, description="null takes the device from its site.")
@@ -138,7 +168,7 @@ class DeviceBody(BaseModel):
     gateway: str
     endpoint: str | None
     serial: str | None
-    settings: dict[str, float]
+    settings: dict[str, float | str]
     credential: CredentialBody | None
     created: str
     revoked: str | None
@@ -161,6 +191,7 @@ class ProfileBody(BaseModel):
     title: str
     transports: list[str]
     settings: dict[str, SettingBody]
+    options: dict[str, OptionBody]
 
 
 class SettingBody(BaseModel):
@@ -172,6 +203,21 @@ class SettingBody(BaseModel):
     required: bool
     low: float | None
     high: float | None
+
+
+class OptionBody(BaseModel):
+    """A choice between variants of the product. It is entered among the settings: `value` is what stands there."""
+
+    title: str
+    default: str | int
+    choices: list[ChoiceBody]
+
+
+class ChoiceBody(BaseModel):
+    """One of an option's choices and what it means."""
+
+    value: str | int
+    title: str
 
 
 def device_body(device: Device, profile: Profile | None, *, in_force: bool) -> dict[str, Any]:
@@ -218,10 +264,19 @@ def profile_body(profile: Profile) -> dict[str, Any]:
         }
         for name, one in profile.settings.items()
     }
+    options = {
+        name: {
+            "title": option.title,
+            "default": option.default,
+            "choices": [{"value": value, "title": title} for value, title in option.choices.items()],
+        }
+        for name, option in profile.options.items()
+    }
     return {
         "id": profile.id,
         "kind": profile.kind,
         "title": profile.title,
         "transports": sorted(profile.transports),
         "settings": settings,
+        "options": options,
     }

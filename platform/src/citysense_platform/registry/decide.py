@@ -10,8 +10,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 
-from citysense_platform.registry.device import Change, Device, NewDevice
+from citysense_platform.registry.device import Change, Device, NewDevice, Settings
 from citysense_platform.registry.endpoint import FORMS, endpoint_fault
+from citysense_profiles.errors import SettingError
 from citysense_profiles.profile import Profile, Setting
 
 ID_PATTERN = r"^[A-Za-z0-9_-]{1,64}$"
@@ -29,6 +30,8 @@ class Reason(StrEnum):
     UNKNOWN_SETTING = "unknown_setting"
     SETTING_REQUIRED = "setting_required"
     SETTING_OUT_OF_RANGE = "setting_out_of_range"
+    SETTING_NO_NUMBER = "setting_no_number"
+    UNKNOWN_CHOICE = "unknown_choice"
     CREDENTIAL_KIND_NOT_AVAILABLE = "credential_kind_not_available"
     UNKNOWN_SITE = "unknown_site"
     DUPLICATE_ID = "duplicate_id"
@@ -75,7 +78,7 @@ def check_new(new: NewDevice, profile: Profile | None) -> Refusal | None:
         faults.append(Fault(reason=Reason.UNKNOWN_PROFILE, field="profile", text=text))
     else:
         faults += endpoint_faults(profile, new.endpoint)
-        faults += settings_faults(profile.settings, new.settings)
+        faults += settings_faults(profile, new.settings)
     if new.credential is not None and new.credential not in AVAILABLE_KINDS:
         text = f"credentials of kind {new.credential!r} cannot be made yet; ask for 'password', or leave it out"
         faults.append(Fault(reason=Reason.CREDENTIAL_KIND_NOT_AVAILABLE, field="credential.kind", text=text))
@@ -107,13 +110,13 @@ def check_change(device: Device, change: Change, profile: Profile | None, *, sit
     if profile is not None and "endpoint" in change.fields:
         faults += endpoint_faults(profile, change.endpoint)
     if profile is not None and "settings" in change.fields:
-        faults += settings_faults(profile.settings, merged(device.settings, change.settings))
+        faults += settings_faults(profile, merged(device.settings, change.settings))
     if not site_exists:
         faults.append(unknown_site(change.site))
     return Refusal(faults=tuple(faults)) if faults else None
 
 
-def merged(settings: Mapping[str, float], change: Mapping[str, float | None]) -> dict[str, float]:
+def merged(settings: Settings, change: Mapping[str, float | str | None]) -> dict[str, float | str]:
     """`settings` with `change` laid over it; None takes a setting away."""
     return {name: value for name, value in {**settings, **change}.items() if value is not None}
 
@@ -133,23 +136,43 @@ def endpoint_faults(profile: Profile, endpoint: str | None) -> list[Fault]:
     return [Fault(reason=Reason.ENDPOINT_INVALID, field="endpoint", text=f"{endpoint!r} {fault}")] if fault else []
 
 
-def settings_faults(known: Mapping[str, Setting], settings: Mapping[str, float]) -> list[Fault]:
-    """Each setting must be one of the profile's, within its sensible range, and none that is required may lack."""
+def settings_faults(profile: Profile, settings: Settings) -> list[Fault]:
+    """Each setting must be one of the profile's: a number within its sensible range, or a choice of an option. None
+    that is required may lack."""
     faults: list[Fault] = []
     for name, value in settings.items():
-        setting = known.get(name)
-        if setting is None:
-            names = ", ".join(known) or "none at all"
-            text = f"{name!r} is no setting of this profile, which has {names}"
-            faults.append(Fault(reason=Reason.UNKNOWN_SETTING, field="settings", text=text))
-        elif not _within(value, setting):
-            text = f"{name} is {value:g} {setting.unit}; sensible is {_range(setting)}"
-            faults.append(Fault(reason=Reason.SETTING_OUT_OF_RANGE, field=f"settings.{name}", text=text))
-    for name, setting in known.items():
+        if name in profile.options:
+            continue
+        setting = profile.settings.get(name)
+        fault = _unknown_setting(profile, name) if setting is None else _number_fault(setting, value)
+        if fault is not None:
+            faults.append(fault)
+    for name, setting in profile.settings.items():
         if setting.required and setting.default is None and name not in settings:
             text = f"this profile cannot be used without {name} ({setting.title}, in {setting.unit})"
             faults.append(Fault(reason=Reason.SETTING_REQUIRED, field=f"settings.{name}", text=text))
+    try:
+        profile.fitted(settings)
+    except SettingError as error:
+        faults.append(Fault(reason=Reason.UNKNOWN_CHOICE, field=f"settings.{error.setting}", text=error.text))
     return faults
+
+
+def _unknown_setting(profile: Profile, name: str) -> Fault:
+    names = ", ".join((*profile.settings, *profile.options)) or "none at all"
+    text = f"{name!r} is no setting of this profile, which has {names}"
+    return Fault(reason=Reason.UNKNOWN_SETTING, field="settings", text=text)
+
+
+def _number_fault(setting: Setting, value: float | str) -> Fault | None:
+    field = f"settings.{setting.name}"
+    if isinstance(value, str):
+        text = f"{setting.name} is {value!r}; it is a number, in {setting.unit}, written without quotes"
+        return Fault(reason=Reason.SETTING_NO_NUMBER, field=field, text=text)
+    if _within(value, setting):
+        return None
+    text = f"{setting.name} is {value:g} {setting.unit}; sensible is {_range(setting)}"
+    return Fault(reason=Reason.SETTING_OUT_OF_RANGE, field=field, text=text)
 
 
 def unknown_site(site: object) -> Fault:

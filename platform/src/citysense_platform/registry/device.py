@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+Settings = Mapping[str, float | str]
+"""What an installer enters for one device: numbers, in the units of its profile, and choices between variants."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Place:
@@ -36,7 +39,7 @@ class NewDevice:
     site: Place | int | None
     endpoint: str | None
     serial: str | None
-    settings: Mapping[str, float]
+    settings: Settings
     credential: str | None
 
 
@@ -46,7 +49,7 @@ class Change:
 
     fields: frozenset[str]
     endpoint: str | None = None
-    settings: Mapping[str, float | None] = field(default_factory=dict)
+    settings: Mapping[str, float | str | None] = field(default_factory=dict)
     """Merged into the device's own; None takes one away."""
     site: Place | int | None = None
 
@@ -61,7 +64,7 @@ class Device:
     gateway: str
     endpoint: str | None
     serial: str | None
-    settings: Mapping[str, float]
+    settings: Settings
     credential: str | None
     """Kind of its credential."""
     salt: bytes
