@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from importlib.metadata import version
 from typing import Any
 
-from citysense.cli import bench_latency, config, soak_kill, test_suite, up
+from citysense.cli import bench_latency, config, profiles, soak_kill, test_suite, up
 from citysense.errors import CitysenseError, WrongUse
 
 DESCRIPTION = (
@@ -24,6 +24,7 @@ examples:
   citysense test                 run the whole test suite
   citysense bench latency        time from device frame to dispatch case
   citysense config show          settings in force, and where each came from
+  citysense profiles list        the devices that it understands
 """
 
 
@@ -37,6 +38,7 @@ def build_parser() -> argparse.ArgumentParser:
     up.add_parser(commands)
     test_suite.add_parser(commands)
     config.add_parser(commands)
+    profiles.add_parser(commands)
     bench = _group(commands, "bench", "measure the product on this machine", "citysense bench latency --rate 200")
     bench_latency.add_parser(bench.add_subparsers(title="benches", metavar="BENCH", required=True))
     soak = _group(commands, "soak", "long runs that try to break a promise", "citysense soak kill --kills 30")
