@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from importlib.metadata import version
 from typing import Any
 
-from citysense.cli import bench_latency, config, profiles, soak_kill, test_suite, up
+from citysense.cli import bench_decode, bench_latency, config, profiles, soak_kill, test_suite, up
 from citysense.errors import CitysenseError, WrongUse
 
 DESCRIPTION = (
@@ -23,6 +23,7 @@ examples:
   citysense up --scenario none   start everything and wait for real devices
   citysense test                 run the whole test suite
   citysense bench latency        time from device frame to dispatch case
+  citysense bench decode         decoding beside code written by hand, slowest input
   citysense config show          settings in force, and where each came from
   citysense profiles list        the devices that it understands
 """
@@ -40,7 +41,9 @@ def build_parser() -> argparse.ArgumentParser:
     config.add_parser(commands)
     profiles.add_parser(commands)
     bench = _group(commands, "bench", "measure the product on this machine", "citysense bench latency --rate 200")
-    bench_latency.add_parser(bench.add_subparsers(title="benches", metavar="BENCH", required=True))
+    benches = bench.add_subparsers(title="benches", metavar="BENCH", required=True)
+    bench_latency.add_parser(benches)
+    bench_decode.add_parser(benches)
     soak = _group(commands, "soak", "long runs that try to break a promise", "citysense soak kill --kills 30")
     soak_kill.add_parser(soak.add_subparsers(title="soaks", metavar="SOAK", required=True))
     return parser
