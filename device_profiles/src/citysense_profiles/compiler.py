@@ -7,7 +7,6 @@ and turning every fault into a `ProfileError` that names file, message and field
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from functools import partial
 from typing import Any, assert_never
 
 from pydantic import ValidationError
@@ -50,7 +49,7 @@ def parse_profile(text: str, file: str, vocabulary: Vocabulary) -> Profile:
     Raises ProfileError naming `file`, message and field.
     """
     document = load_yaml(text, file)
-    profile = _variant(document, file, vocabulary, defaults_of(document, file))
+    profile = _Family(document, file, vocabulary).variant(defaults_of(document, file))
     for chosen in variants(profile.options) if profile.options else ():
         try:
             profile.fitted(chosen)
@@ -59,14 +58,47 @@ def parse_profile(text: str, file: str, vocabulary: Vocabulary) -> Profile:
     return profile
 
 
-def _variant(document: Any, file: str, vocabulary: Vocabulary, chosen: Mapping[str, Choice]) -> Profile:
-    resolved = with_choices(document, chosen, file)
-    try:
-        parsed = ProfileFile.model_validate(resolved)
-    except ValidationError as error:
-        raise _fault_of(error, resolved, file) from error
-    variant = partial(_variant, document, file, vocabulary)
-    return _Compiler(parsed, file, vocabulary).profile(chosen, variant)
+Codec = Message | ModbusCodec
+
+
+class _Family:
+    """The variants of one file. What a choice does not touch is validated and compiled once, with the first variant."""
+
+    def __init__(self, document: Any, file: str, vocabulary: Vocabulary) -> None:
+        self._document, self._file, self._vocabulary = document, file, vocabulary
+        self._first: tuple[Mapping[str, Any], ProfileFile, Mapping[str, Codec]] | None = None
+
+    def variant(self, chosen: Mapping[str, Choice]) -> Profile:
+        """The profile with these choices. Raises ProfileError."""
+        resolved = with_choices(self._document, chosen, self._file)
+        known: Mapping[str, Codec] = {}
+        if self._first is None:
+            parsed = self._validated(resolved)
+        else:
+            parsed, known = self._changed(resolved, *self._first)
+        compiler = _Compiler(parsed, self._file, self._vocabulary, known)
+        profile = compiler.profile(chosen, self.variant)
+        if self._first is None:
+            self._first = resolved["messages"], parsed, compiler.codecs
+        return profile
+
+    def _validated(self, document: Any) -> ProfileFile:
+        try:
+            return ProfileFile.model_validate(document)
+        except ValidationError as error:
+            raise _fault_of(error, document, self._file) from error
+
+    def _changed(
+        self, resolved: Any, before: Mapping[str, Any], first: ProfileFile, codecs: Mapping[str, Codec]
+    ) -> tuple[ProfileFile, Mapping[str, Codec]]:
+        """The file with those messages anew that this choice changes, and the codecs of the others."""
+        changed = {name: entry for name, entry in resolved["messages"].items() if entry is not before[name]}
+        if not changed:
+            return first, codecs
+        parsed = self._validated({**resolved, "messages": changed, "vectors": []})
+        messages = {name: parsed.messages.get(name, entry) for name, entry in first.messages.items()}
+        known = {name: codec for name, codec in codecs.items() if name not in changed}
+        return first.model_copy(update={"messages": messages}), known
 
 
 def _fault_of(error: ValidationError, document: object, file: str) -> ProfileError:
@@ -102,10 +134,12 @@ def _named_by(node: object) -> object:
 class _Compiler:
     """One file, its options chosen, on its way to a profile."""
 
-    def __init__(self, parsed: ProfileFile, file: str, vocabulary: Vocabulary) -> None:
+    def __init__(self, parsed: ProfileFile, file: str, vocabulary: Vocabulary, known: Mapping[str, Codec]) -> None:
         self._parsed = parsed
         self._file = file
         self._vocabulary = vocabulary
+        self._known = known
+        self.codecs: dict[str, Codec] = {}
         self._derivations = self._compile_derivations()
 
     def profile(self, chosen: Mapping[str, Choice], variant: Any) -> Profile:
@@ -115,12 +149,13 @@ class _Compiler:
         registers: dict[str, RegisterMap] = {}
         for name, entry in self._parsed.messages.items():
             try:
-                codec = self._codec(name, entry)
+                codec = self._known.get(name) or self._codec(name, entry)
                 self._check_fields(name, codec.fields)
             except FieldFault as fault:
                 raise ProfileError(str(fault), file=self._file, message=name, field=fault.field) from fault
             except (ValueError, KeyError) as fault:
                 raise ProfileError(str(fault.args[0]), file=self._file, message=name) from fault
+            self.codecs[name] = codec
             if isinstance(codec, ModbusCodec):
                 registers[name] = codec
             else:
@@ -142,7 +177,7 @@ class _Compiler:
             variant=variant,
         )
 
-    def _codec(self, name: str, entry: MessageEntry) -> Message | ModbusCodec:
+    def _codec(self, name: str, entry: MessageEntry) -> Codec:
         place, finish = Place(self._parsed.id, name), self._finish(entry)
         match entry:
             case NativeMessage():
@@ -290,5 +325,5 @@ def _meanings(node: Any) -> Iterator[Meaning]:
     if isinstance(node, Meaning):
         yield node
     for name in ("fields", "items", "elements", "bits"):
-        for child in getattr(node, name, None) or ():
+        for child in vars(node).get(name) or ():
             yield from _meanings(child)

@@ -26,13 +26,16 @@ def with_choices(document: Any, chosen: Mapping[str, Choice], file: str) -> Any:
 
 
 def _replaced(node: Any, chosen: Mapping[str, Choice], file: str) -> Any:
+    """The node itself where nothing below it depends on a choice: what stays the same need not be compiled again."""
     if isinstance(node, list):
-        return [_replaced(item, chosen, file) for item in node]
+        items = [_replaced(item, chosen, file) for item in node]
+        return node if all(new is old for new, old in zip(items, node, strict=True)) else items
     if not isinstance(node, dict):
         return node
     if "option" in node and node.keys() <= {"option", "is"}:
         return _value_of(node, chosen, file)
-    return {key: _replaced(value, chosen, file) for key, value in node.items()}
+    entries = {key: _replaced(value, chosen, file) for key, value in node.items()}
+    return node if all(entries[key] is value for key, value in node.items()) else entries
 
 
 def _value_of(node: dict[Any, Any], chosen: Mapping[str, Choice], file: str) -> Any:

@@ -145,7 +145,7 @@ class Profile:
         device's own, in the units of `Profile.settings`.
         """
         chosen = self._named(message) if message is not None else self._recognised(payload, port)
-        return chosen.decode(payload, content, self._with_defaults(settings))
+        return chosen.decode(payload, content, {**self._defaults, **settings} if self._defaults else settings)
 
     def decode_fields(
         self,

@@ -34,14 +34,15 @@ _WORDS: dict[str, Any] = {
 }  # fmt: skip
 _BINARY = "tag:yaml.org,2002:binary"
 """The one tag that is read: bytes in the CBOR of a vector have no other way to be written."""
+_NO_KEY = object()
 _NUMERIC_START = frozenset("-+.0123456789")
 
 
 def load_yaml(text: str, file: str) -> Any:
     """The document in `text`. Raises ProfileError naming `file` and the line."""
     try:
-        events = yaml.parse(text, Loader=yaml.CSafeLoader)  # the C parser: a hundred profiles load in a blink
-        return _Document(events, file).read()
+        # The C parser, asked without a generator of Python between: a hundred profiles load in a blink.
+        return _Document(iter(yaml.CSafeLoader(text).get_event, None), file).read()
     except yaml.MarkedYAMLError as error:
         line = f"line {error.problem_mark.line + 1}: " if error.problem_mark else ""
         raise ProfileError(f"{line}{error.problem or 'not valid YAML'}", file=file) from error
@@ -58,66 +59,67 @@ class _Document:
 
     def read(self) -> Any:
         """The one document of the file."""
-        document: Any = None
-        documents = 0
-        # For each open collection: the collection and, for a mapping, the key that waits for its value.
-        stack: list[tuple[dict[Any, Any] | list[Any], list[Any]]] = []
+        top: list[Any] = []
+        # The collection that is being filled and, for a mapping, the key that waits for its value; outer ones below.
+        into: dict[Any, Any] | list[Any] = top
+        key: Any = _NO_KEY
+        stack: list[tuple[dict[Any, Any] | list[Any], Any]] = []
         for event in self._events:
             if isinstance(event, yaml.ScalarEvent):
                 value = self._scalar(event)
             elif isinstance(event, yaml.CollectionStartEvent):
-                if event.tag is not None:
-                    self._refuse(event, f"could not determine a constructor for the tag {event.tag!r}; remove it")
-                if len(stack) >= MAX_DEPTH:
-                    self._refuse(event, f"nested deeper than {MAX_DEPTH}")
-                stack.append(({} if isinstance(event, yaml.MappingStartEvent) else [], []))
+                self._check_start(event, len(stack))
+                stack.append((into, key))
+                into, key = ({} if isinstance(event, yaml.MappingStartEvent) else []), _NO_KEY
                 continue
             elif isinstance(event, yaml.CollectionEndEvent):
-                value = stack.pop()[0]
+                value = into
+                into, key = stack.pop()
             elif isinstance(event, yaml.AliasEvent):
                 self._refuse(event, "aliases (&, *) are not allowed here; write it out")
-            elif isinstance(event, yaml.DocumentStartEvent):
-                documents += 1
-                continue
             else:
                 continue
-            if documents > 1:
-                self._refuse(event, "one file holds one document")
-            if stack:
-                self._put(event, *stack[-1], value)
+            if isinstance(into, list):
+                into.append(value)
+            elif key is _NO_KEY:
+                if type(value) is not str or value in into:
+                    self._check_key(event, into, value)
+                key = value
             else:
-                document = value
-        if documents == 0 or document is None:
+                into[key] = value
+                key = _NO_KEY
+        if not top or top == [None]:
             raise ProfileError("the file is empty", file=self._file)
-        return document
+        if len(top) > 1:
+            raise ProfileError("one file holds one document", file=self._file)
+        return top[0]
 
-    def _put(self, event: yaml.Event, into: dict[Any, Any] | list[Any], key: list[Any], value: Any) -> None:
-        if isinstance(into, list):
-            into.append(value)
-        elif key:
-            into[key.pop()] = value
-        else:
-            if isinstance(value, dict | list):
-                self._refuse(event, "a key is text or a number")
-            # 1, 1.0 and true are one key in Python and three in YAML.
-            if value in into and any(type(known) is type(value) and known == value for known in into):
-                self._refuse(event, f"the key {value!r} stands twice in one mapping")
-            if value in into:
-                self._refuse(event, f"the key {value!r} is the same as another of this mapping; write both as text")
-            key.append(value)
+    def _check_start(self, event: yaml.CollectionStartEvent, depth: int) -> None:
+        if event.tag is not None:
+            self._refuse(event, f"could not determine a constructor for the tag {event.tag!r}; remove it")
+        if depth >= MAX_DEPTH:
+            self._refuse(event, f"nested deeper than {MAX_DEPTH}")
+
+    def _check_key(self, event: yaml.Event, into: Any, value: Any) -> None:
+        if isinstance(value, dict | list):
+            self._refuse(event, "a key is text or a number")
+        if value not in into:
+            return
+        # 1, 1.0 and true are one key in Python and three in YAML.
+        if any(type(known) is type(value) and known == value for known in into):
+            self._refuse(event, f"the key {value!r} stands twice in one mapping")
+        self._refuse(event, f"the key {value!r} is the same as another of this mapping; write both as text")
 
     def _scalar(self, event: yaml.ScalarEvent) -> Any:
         text: str = event.value
-        if event.tag == _BINARY:
-            return base64.b64decode(text)
         if event.tag is not None and event.tag != "!":
+            if event.tag == _BINARY:
+                return base64.b64decode(text)
             self._refuse(event, f"could not determine a constructor for the tag {event.tag!r}; remove it")
         if event.style or not event.implicit[0]:  # quoted, or a block of text
             return text
-        if text in _WORDS:
-            return _WORDS[text]
-        if text[0] not in _NUMERIC_START:
-            return text
+        if text[:1] not in _NUMERIC_START:
+            return _WORDS.get(text, text)
         match = _NUMBER.fullmatch(text)
         if match is None:
             return text

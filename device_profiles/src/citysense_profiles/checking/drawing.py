@@ -202,7 +202,7 @@ class Drawing:
             fill(drawn[-1], {**around, **found})
         for name in self._fields if names is None else names:
             given = name.startswith(prefix) if names is None else name in self._fields
-            if given and name not in self._filled and (not rounds or any(name in values for values in drawn)):
+            if given and name not in self._filled and any(name in values for values in drawn):
                 found[name] = [values.get(name) for values in drawn]
 
     # --- documents

@@ -88,11 +88,13 @@ class Block(Strict):
 class Repeat(Strict):
     """The same fields again and again: each round is a moment of its own, by name they are lists (`log.distance`).
 
-    `to`: "end" (of the frame, less what follows with fixed size), a number of rounds, or {count: field}.
+    `to`: "end" (of the frame, less what follows with fixed size), a number of rounds, or the field that counts them.
+    `most`: a frame with more rounds is refused; it keeps a hostile frame cheap.
     """
 
     repeat: Name
     to: Literal["end"] | Annotated[int, Field(ge=1, le=256)] | FieldName
+    most: Annotated[int, Field(ge=1, le=1024)] = 256
     size: SizeField | None = None
     fields: Annotated[list[Part], Field(min_length=1)]
 

@@ -221,11 +221,13 @@ def _measured(
         if raw == "int" or whole.identity:
             return told_directly, named, whole if raw == "int" else None
         return _refusing_alike(told_directly, shown), named, None
-    convert = reader(unit_only, "number")
+    if meaning.map is None:
+        return dependent(meaning, raw, unit_only)[0], named, None
+    convert, known = reader(unit_only, "number"), meaning.map
 
     def told(code: Any, *numbers: float) -> Any:
         value = shown(code, *numbers)
-        return SILENT if meaning.map is not None and code not in meaning.map else convert(value)
+        return convert(value) if code in known else SILENT
 
     return told, named, None
 

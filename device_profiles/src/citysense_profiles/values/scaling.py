@@ -9,7 +9,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from decimal import Decimal
 from fractions import Fraction
-from math import isfinite
+from functools import lru_cache
+from math import isfinite, lcm
 from typing import Any
 
 from citysense_profiles.errors import RefusedError
@@ -20,6 +21,9 @@ from citysense_profiles.values.units import Affine, affine
 # Beyond this a double no longer holds every integer with a bit to spare: go the slow, exact way.
 _EXACT_IN_FLOAT = float(2**50)
 _BEYOND_64_BITS = 2**63
+AS_IT_IS = Affine(1, 0, 1)
+_LINES_KEPT = 64
+"""A device has one or two sets of numbers; a frame that brings a new one in every field gains nothing."""
 MOST_DECIMALS = 12
 """Places that a field may move the point by; more is a damaged frame."""
 
@@ -109,60 +113,76 @@ def needs_of(meaning: Meaning) -> tuple[FromSetting | FromField, ...]:
     return tuple(source for source in sources if not isinstance(source, float))
 
 
-def dependent(meaning: Meaning, raw: str) -> tuple[Callable[..., float], Callable[..., Any]]:
-    """Reader and writer of a field with `needs_of`: both take the raw code or value, then the needed numbers."""
-    if meaning.span is not None:
-        return _spanned(meaning, raw)
-    scale, offset = meaning.scale, meaning.offset
-    by_point = meaning.decimals is not None
+def dependent(meaning: Meaning, raw: str, unit: Affine = AS_IT_IS) -> tuple[Callable[..., float], Callable[..., Any]]:
+    """Reader and writer of a field with `needs_of`: both take the raw code or value, then the needed numbers.
 
-    def factor(number: float) -> Fraction:
-        if not by_point:
-            return scale * exact(number)
-        if number != int(number) or not 0 <= number <= MOST_DECIMALS:
-            raise RefusedError(f"{number!r} is not a number of decimals (0 to {MOST_DECIMALS})")
-        return Fraction(scale, 10 ** int(number))
+    `unit` is the way from the field's own unit to the one that is wanted.
+    """
+    line = lru_cache(maxsize=_LINES_KEPT)(
+        _line_of_span(meaning, unit) if meaning.span else _line_of_scale(meaning, unit)
+    )
+    lowest = meaning.span.raw[0] if meaning.span is not None and meaning.span.clamp else None
+    if lowest is not None and lowest.is_integer():
+        lowest = int(lowest)
 
-    def read(code: Any, number: float) -> float:
-        return _float(exact(finite(code)) * factor(finite(number)) + offset)
+    def read(code: Any, *numbers: float) -> float:
+        p, b, q = line(*numbers)
+        if lowest is not None and code < lowest:
+            code = lowest
+        try:
+            return (code * p + b) / q if type(code) is int else _float((exact(finite(code)) * p + b) / q)
+        except OverflowError:
+            raise RefusedError(f"{code!r} is too large") from None
 
-    def write(value: Any, number: float) -> Any:
-        by = factor(finite(number))
-        if by == 0:
-            raise RefusedError("the factor is 0, so no raw number says this")
-        precise = (exact(finite(value)) - offset) / by
+    def write(value: Any, *numbers: float) -> Any:
+        p, b, q = line(*numbers)
+        if p == 0:
+            raise RefusedError("with these numbers every raw number says the same, so none says this")
+        precise = (exact(finite(value)) * q - b) / p
         return round(precise) if raw == "int" else _float(precise)
 
     return read, write
 
 
-def _spanned(meaning: Meaning, raw: str) -> tuple[Callable[..., float], Callable[..., Any]]:
+Line = tuple[int, int, int]
+"""(p, b, q): value = (raw * p + b) / q."""
+
+
+def _line(slope: Fraction, shift: Fraction, unit: Affine) -> Line:
+    slope, shift = slope * unit.p / unit.q, (shift * unit.p + unit.b) / unit.q
+    q = lcm(slope.denominator, shift.denominator)
+    return int(slope * q), int(shift * q), q
+
+
+def _line_of_scale(meaning: Meaning, unit: Affine) -> Callable[..., Line]:
+    scale, offset = meaning.scale, meaning.offset
+
+    def by_factor(number: float) -> Line:
+        return _line(scale * exact(finite(number)), offset, unit)
+
+    def by_point(number: float) -> Line:
+        if finite(number) != int(number) or not 0 <= number <= MOST_DECIMALS:
+            raise RefusedError(f"{number!r} is not a number of decimals (0 to {MOST_DECIMALS})")
+        return _line(Fraction(scale, 10 ** int(number)), offset, unit)
+
+    return by_factor if meaning.decimals is None else by_point
+
+
+def _line_of_span(meaning: Meaning, unit: Affine) -> Callable[..., Line]:
     span = meaning.span
     if span is None:
         raise ValueError("no span")
     low, high = (exact(point) for point in span.raw)
     first, second = span.values
-    clamp = span.clamp
 
-    def ends(numbers: tuple[float, ...]) -> tuple[Fraction, Fraction]:
+    def between(*numbers: float) -> Line:
         given = iter(numbers)
-        start = first if isinstance(first, float) else next(given)
-        end = second if isinstance(second, float) else next(given)
-        return exact(finite(start)), exact(finite(end))
+        start = exact(finite(first if isinstance(first, float) else next(given)))
+        end = exact(finite(second if isinstance(second, float) else next(given)))
+        slope = (end - start) / (high - low)
+        return _line(slope, start - slope * low, unit)
 
-    def read(code: Any, *numbers: float) -> float:
-        start, end = ends(numbers)
-        place = (exact(finite(code)) - low) / (high - low)
-        return _float(start + (max(place, Fraction(0)) if clamp else place) * (end - start))
-
-    def write(value: Any, *numbers: float) -> Any:
-        start, end = ends(numbers)
-        if start == end:
-            raise RefusedError("both ends of the span are the same, so no raw number says this")
-        precise = low + (exact(finite(value)) - start) / (end - start) * (high - low)
-        return round(precise) if raw == "int" else _float(precise)
-
-    return read, write
+    return between
 
 
 def way_to(meaning: Meaning, unit: str) -> Affine:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NoReturn
 
 from citysense_profiles.codecs.contract import Place
 from citysense_profiles.codecs.field import Field, FieldFault
@@ -236,9 +236,16 @@ class RepeatPart:
     """The same parts again and again. `rounds`: a number, the name of a counter, or None: up to the end."""
 
     def __init__(
-        self, place: Place, label: str, inner: Chain, rounds: int | str | None, window: Window | None, depth: int
+        self,
+        place: Place,
+        label: str,
+        inner: Chain,
+        rounds: int | str | None,
+        window: Window | None,
+        depth: int,
+        most: int,
     ) -> None:
-        self._place, self._label, self._inner, self._depth = place, label, inner, depth
+        self._place, self._label, self._inner, self._depth, self._most = place, label, inner, depth, most
         self._rounds, self._window = rounds, window
         self._own: tuple[str, ...] = ()
         self.fields = inner.fields
@@ -261,7 +268,11 @@ class RepeatPart:
         rounds, read, own = self._rounds, self._inner.reader, self._own
         sink.enter(self.fields)
         if rounds is None:
+            left = self._most
             while at < stop:
+                if left == 0:
+                    self._too_many(at)
+                left -= 1
                 sink.next()
                 forget(sink.kept, own)
                 at = read(payload, at, stop, sink)
@@ -270,6 +281,8 @@ class RepeatPart:
             if count * self._inner.shortest > stop - at:
                 text = f"{count} rounds of {self._label} need more than the {max(stop - at, 0)} bytes that are left"
                 self._place.refuse("truncated", text, offset=max(stop, 0))
+            if count > self._most:
+                self._too_many(at)
             for _ in range(count):
                 sink.next()
                 forget(sink.kept, own)
@@ -278,6 +291,9 @@ class RepeatPart:
         if self._window is not None:
             leftover(self._place, at, stop)
         return at
+
+    def _too_many(self, at: int) -> NoReturn:
+        self._place.refuse("shape", f"more than {self._most} rounds", field=self._label, offset=at)
 
     def settle(self, out: Writing) -> None:
         """Each round settles its own."""
@@ -292,6 +308,8 @@ class RepeatPart:
                 if len(given) != self._rounds:
                     raise RefusedError(f"{len(given)} rounds are given, {self._label} has {self._rounds}")
             write_rounds(self._inner, given, out, self._own)
+            if len(given) > self._most:
+                raise RefusedError(f"{len(given)} rounds are given, {self._most} are read at most")
             if isinstance(self._rounds, str):
                 out.fill(self._rounds, len(given))
             if self._window is not None:

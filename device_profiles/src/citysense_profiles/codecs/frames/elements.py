@@ -148,7 +148,8 @@ class ElementsPart:
     def write(self, out: Writing) -> None:
         """The elements of which a value is given, in the order of the profile."""
         for kind in self._kinds:
-            if not out.gives(kind.fields):
+            # A list is there because the element stood in some round: None in it is "no value" rather than "not there".
+            if not out.gives(kind.fields) and (kind.field is None or kind.field.name not in out.values):
                 continue
             out.data += bytes((kind.lead, kind.byte))
             if kind.inner is not None:

@@ -226,7 +226,7 @@ def _repeat(entry: Repeat, label: str, scope: Scope) -> Node:
     window = Window.of(entry.size, scope)
     inner = compile_chain(entry.fields, inside)
     _only_once(inner.fields)
-    return RepeatPart(scope.place, label, inner, rounds, window, scope.depth)
+    return RepeatPart(scope.place, label, inner, rounds, window, scope.depth, entry.most)
 
 
 def _only_once(fields: Sequence[Field]) -> None:
