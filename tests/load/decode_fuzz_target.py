@@ -1,16 +1,21 @@
 """Any bytes into any decoder: readings and values by name, or a DecodeError that says where; nothing else, both alike.
 
-Owns the one function that fuzzers drive. Run by itself with atheris for as long as you like:
+Owns the one function that fuzzers drive. Run by itself with atheris for as long as you like; the folder is filled with
+the frames of all vectors first:
 
     python -m pip install atheris
-    python tests/load/decode_fuzz_target.py -max_len=1024 [-max_total_time=3600] [CORPUS_FOLDER]
+    python tests/load/decode_fuzz_target.py -max_len=1024 [-max_total_time=3600] CORPUS_FOLDER
 """
 
 from __future__ import annotations
 
+import hashlib
 import sys
+from collections.abc import Iterator
+from pathlib import Path
 
 from citysense_profiles import Decoded, DecodeError, Named, Profile, load_catalogue
+from citysense_profiles.checking.vector_check import frame_of
 
 CONTENTS = (None, 42, 50, 60, 110, 112)
 CODES = frozenset({"no_match", "truncated", "trailing", "checksum", "shape", "value", "unit", "encoding"})
@@ -107,8 +112,25 @@ def registers_from(profile: Profile, message: str, data: bytes) -> dict[tuple[st
     return words
 
 
-if __name__ == "__main__":
+def seed_inputs() -> Iterator[bytes]:
+    """The published frames, each for its own message: where a fuzzer had best begin."""
+    for at, (profile, message) in enumerate(TARGETS):
+        for vector in profile.vectors:
+            if vector.message == message and (frame := frame_of(vector)):
+                yield at.to_bytes(2, "big") + bytes([0]) + frame
+
+
+def _fuzz(arguments: list[str]) -> None:
     import atheris  # not among the product's dependencies
 
-    atheris.Setup(sys.argv, fuzz_one_input)
+    for folder in (Path(argument) for argument in arguments[1:] if not argument.startswith("-")):
+        folder.mkdir(parents=True, exist_ok=True)
+        for data in seed_inputs():
+            (folder / hashlib.sha256(data).hexdigest()[:32]).write_bytes(data)
+    atheris.instrument_all()
+    atheris.Setup(arguments, fuzz_one_input)
     atheris.Fuzz()
+
+
+if __name__ == "__main__":
+    _fuzz(sys.argv)

@@ -128,3 +128,10 @@ def test_any_registers_are_decoded_or_refused_and_both_ways_agree() -> None:
 @pytest.mark.parametrize("data", [b"", b"\0\0", b"\0\0\0{}", b"\x01\x02\x43\xff", b"\0\0\x80" + bytes(40)])
 def test_the_long_runs_drive_the_same_check(data: bytes) -> None:
     TARGET.fuzz_one_input(data)
+
+
+def test_long_runs_begin_with_frames_that_decode() -> None:
+    seeds = list(TARGET.seed_inputs())
+    assert len(seeds) > 300
+    for data in seeds:
+        TARGET.fuzz_one_input(data)

@@ -126,7 +126,7 @@ def _option_rows(name: str, entry: OptionEntry, labels: Labels) -> list[tuple[st
     rows: list[tuple[str, ...]] = []
     for choice, meaning in entry.choices.items():
         mark = labels("default_mark") if choice == entry.default else ""
-        rows.append(("", "", f"`{choice}`{mark}", markdown.plain(labels.text(meaning, None)), ""))
+        rows.append(("", "", f"`{choice}`{mark}", markdown.plain(labels.text(meaning, entry.choices_zh.get(choice))), ""))
     title = markdown.plain(labels.text(entry.title, entry.title_zh))
     rows[0] = (f"`{name}`", title, *rows[0][2:4], markdown.plain(entry.source or ""))
     return rows
