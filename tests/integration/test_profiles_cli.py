@@ -14,7 +14,11 @@ from typing import Any
 import pytest
 
 from citysense.cli.main import main
+from citysense.cli.profiles_input import Bytes, understand
+from citysense.cli.text_table import aligned, folded, hanging, wrapped
+from citysense_profiles import load_catalogue
 from citysense_profiles.catalogue import OWN_CATALOGUE
+from citysense_profiles.schema import profile_schema
 
 EXAMPLE = OWN_CATALOGUE / "_example" / "level-gauge.yaml"
 FORMAT_PAGE = Path(__file__).resolve().parents[2] / "device_profiles" / "PROFILE_FORMAT.md"
@@ -60,7 +64,8 @@ def edited(tmp_path: Path, *changes: tuple[str, str]) -> Path:
 # --- list and show
 
 
-def test_list_fits_the_screen_and_names_every_profile(run: Any) -> None:
+def test_list_fits_the_screen_and_names_every_profile(run: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "100")
     code, out, _ = run("list")
     lines = out.splitlines()
     assert code == 0
@@ -111,6 +116,35 @@ def test_a_profile_that_is_not_there_is_wrong_use_with_a_hint(run: Any) -> None:
     assert run("show", "nowhere.yaml")[0] == 2
 
 
+@pytest.mark.parametrize(
+    ("wanted", "hint"),
+    [("acme/draft", "for the file write acme/draft.yaml"), ("notes.txt", "a profile file ends in .yaml or .yml")],
+)
+def test_a_path_that_lacks_its_ending_is_told_so(
+    run: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, wanted: str, hint: str
+) -> None:
+    (tmp_path / "acme").mkdir()
+    (tmp_path / "acme" / "draft.yaml").touch()
+    (tmp_path / "notes.txt").touch()
+    monkeypatch.chdir(tmp_path)
+    code, out, err = run("show", wanted)
+    assert (code, out) == (2, "")
+    assert hint in err
+
+
+@pytest.mark.parametrize("columns", [80, 100])
+def test_show_folds_long_notes_into_the_screen(
+    run: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, columns: int
+) -> None:
+    words = ", ".join(f"{code}: the_word_for_{code}" for code in range(20, 60))
+    path = edited(tmp_path, ("map: {65: auto, 77: manual}", f"map: {{{words}}}"))
+    monkeypatch.setenv("COLUMNS", str(columns))
+    code, out, _ = run("show", path)
+    assert code == 0
+    assert "0x3B=the_word_for_59" in out
+    assert [line for line in out.splitlines() if "the_word_for" in line and len(line) > columns] == []
+
+
 # --- decode
 
 
@@ -120,7 +154,7 @@ def test_decode_by_looks_gives_values_units_places_and_readings(run: Any) -> Non
     assert found["message"] == "report"
     assert found["values"]["distance"] == 2116
     assert found["values"]["coverage"] == "good"
-    assert found["units"] == {"distance": "mm", "battery": "V", "temperature": "Cel", "log.distance": "mm"}
+    assert found["units"] == {"distance": "mm", "battery": "V", "temperature": "Cel"}
     assert found["where"]["distance"] == 8
     assert found["serial"] == "012345"
     (reading,) = found["readings"]
@@ -256,6 +290,35 @@ def test_wrong_use_leaves_with_2(run: Any, words: list[str]) -> None:
     assert err
 
 
+def test_a_report_that_fits_no_message_is_not_judged_as_a_command_alone(run: Any) -> None:
+    code, _, err = run("decode", "--profile", EXAMPLE, '{"sn": "012345"}')
+    assert code == 1
+    assert "no_match: no message fits these 16 bytes; messages of this profile: report" in err
+    code, _, err = run("decode", "--profile", EXAMPLE, "--message", "set_interval", '{"sn": "012345"}')
+    assert code == 1
+    assert "shape: every is missing" in err
+
+
+@pytest.mark.parametrize("typed", ["0x01, 0x02", "01-02", "01:02", "0102", "0X01 0X02"])
+def test_hex_may_be_typed_as_descriptions_print_it(typed: str) -> None:
+    assert understand(typed.encode(), ()) == Bytes(b"\x01\x02", request=False, certain=True)
+
+
+@pytest.mark.parametrize("missing", ["@nothing", "@."])
+def test_a_frame_or_values_that_cannot_be_read_are_wrong_use(run: Any, missing: str) -> None:
+    for words in (["decode", missing], ["encode", "--message", "set_interval", missing]):
+        code, out, err = run(*words, "--profile", EXAMPLE)
+        assert (code, out) == (2, "")
+        assert f"{missing}: the file cannot be read: " in err
+
+
+def test_brackets_without_end_are_wrong_use(run: Any, tmp_path: Path) -> None:
+    (tmp_path / "deep").write_text('{"input": ' + "[" * 200_000, encoding="utf-8")
+    deep = f"@{tmp_path / 'deep'}"
+    assert run("decode", "--profile", EXAMPLE, "--message", "registers", deep)[0] == 2
+    assert run("encode", "--profile", EXAMPLE, "--message", "set_interval", deep)[0] == 2
+
+
 def test_secret_values_are_never_printed(run: Any, tmp_path: Path) -> None:
     path = edited(
         tmp_path,
@@ -343,6 +406,12 @@ def test_the_example_has_no_fault(run: Any) -> None:
     assert (code, finding["faults"]) == (0, [])
 
 
+def test_check_takes_an_id_as_well(run: Any) -> None:
+    code, out, _ = run("check", "--json", "generic/water-gauge")
+    assert (code, [one["id"] for one in json.loads(out)]) == (0, ["generic/water-gauge"])
+    assert run("check", "generic/water-gage")[0] == 2
+
+
 def test_a_file_outside_the_catalogue_gets_advice_about_its_place(run: Any, tmp_path: Path) -> None:
     code, out, _ = run("check", "--json", edited(tmp_path))
     (finding,) = json.loads(out)
@@ -357,6 +426,13 @@ def test_a_wrong_file_says_message_and_field_and_leaves_with_1(run: Any, tmp_pat
     assert out.startswith(f"FAULT {path}")
     assert "message report, field battery" in out
     assert "battery.volts" in out
+
+
+def test_wrong_files_among_others_are_named_again_at_the_end(run: Any, tmp_path: Path) -> None:
+    path = edited(tmp_path, ("kind: waterlogging_gauge", "kind: toaster"))
+    code, out, _ = run("check", path, EXAMPLE)
+    assert code == 1
+    assert out.splitlines()[-2:] == ["2 checked, 1 with faults", f"  {path}"]
 
 
 def test_a_wrong_vector_is_a_fault(run: Any, tmp_path: Path) -> None:
@@ -419,7 +495,41 @@ def test_other_commands_do_not_wait_for_codecs() -> None:
     assert said.stdout.strip() == "[]"
 
 
+# --- columns
+
+
+def test_one_long_cell_does_not_push_the_other_lines_aside() -> None:
+    rows = [("a", "1", "x"), ("b", "2" * 60, "y")]
+    assert aligned(("name", "value", "where"), rows) == ["name  value  where", "a     1      x", f"b     {'2' * 60}  y"]
+
+
+def test_chinese_text_is_folded_by_its_width() -> None:
+    assert wrapped("水位 水位 水位", 9) == ["水位 水位", "水位"]
+    assert hanging("- ", "水位 水位 x", 8) == ["- 水位", "  水位 x"]
+    assert folded(("名", "b"), [("水", "one two three four five six")], 28) == [
+        ["名  b"],
+        ["水  one two three four five", "    six"],
+    ]
+
+
+def test_notes_without_room_go_below_their_row() -> None:
+    rows = [("wide" * 5, "one two three four"), ("x", "")]
+    assert folded(("name", "notes"), rows, 30) == [
+        ["name                  notes"],
+        ["wide" * 5, "        one two three four"],
+        ["x"],
+    ]
+
+
 # --- the page about the format
+
+
+def test_every_key_of_the_format_stands_on_its_page() -> None:
+    schema, page = profile_schema(), FORMAT_PAGE.read_text(encoding="utf-8")
+    keys = set(schema["properties"]).union(*(one.get("properties", ()) for one in schema["$defs"].values()))
+    assert len(keys) > 100
+    assert sorted(key for key in keys if not re.search(rf"(?<!\w){re.escape(key)}(?!\w)", page)) == []
+
 
 SNIPPETS = re.findall(r"```yaml\n((?:report|state):\n.*?)```", FORMAT_PAGE.read_text(encoding="utf-8"), re.DOTALL)
 
@@ -434,3 +544,47 @@ def test_the_examples_of_the_format_page_are_valid(run: Any, tmp_path: Path, sni
     code, out, err = run("show", path)
     assert (code, err) == (0, "")
     assert "message " in out
+
+
+def test_encode_simulates_reports_that_decode_and_move(run: Any) -> None:
+    code, out, _ = run("encode", "--profile", EXAMPLE, "--message", "report", "--simulate", "5", "--json")
+    assert code == 0
+    reports = [json.loads(line) for line in out.splitlines()]
+    assert len(reports) == 5
+    assert reports[1]["elapsed"] > 0
+    assert len({report["hex"] for report in reports}) > 1
+    again = run("encode", "--profile", EXAMPLE, "--message", "report", "--simulate", "5", "--json")
+    assert again[1] == out
+    assert run("encode", "--profile", EXAMPLE, "--message", "report", "--simulate", "0")[0] == 2
+    assert run("encode", "--profile", EXAMPLE, "--message", "report", "--simulate", "2", "{}")[0] == 2
+
+
+def test_hex_that_was_typed_is_the_frame_whatever_other_messages_a_profile_has() -> None:
+    """A profile whose commands travel as text once made every typed report a text."""
+    seen = 0
+    for profile in load_catalogue():
+        for vector in profile.vectors:
+            if vector.wire.hex and vector.message is not None:
+                given = understand(vector.wire.hex.hex(" ").encode(), profile.file.messages.values())
+                assert isinstance(given, Bytes)
+                assert given.payload == vector.wire.hex
+                seen += 1
+    assert seen > 300
+
+
+@pytest.mark.parametrize(
+    "typed", ["80 00 01 01 11 07 d0 00 19 00 00 00 00 00 01 00 81", "800001011107d000190000000000010081"]
+)
+def test_a_report_of_a_profile_with_commands_in_text_decodes_as_it_was_typed(run: Any, typed: str) -> None:
+    profile = next(p for p in load_catalogue() if p.kind == "waterlogging_gauge" and "df555" in p.id)
+    code, out, _ = run("decode", "--profile", profile.id, "--json", typed)
+    assert code == 0
+    assert json.loads(out)["values"]["level"] == 2000
+
+
+def test_a_command_in_text_decodes_as_text_and_as_the_hex_of_the_text(run: Any) -> None:
+    profile = next(p for p in load_catalogue() if "df555" in p.id)
+    for typed in ("80029999010481", "3830303239393939303130343831"):
+        code, out, _ = run("decode", "--profile", profile.id, "--json", typed)
+        assert code == 0
+        assert json.loads(out)["values"]["upload_interval"] == 4

@@ -34,6 +34,38 @@ def example() -> Profile:
     return load_profile(OWN_CATALOGUE / EXAMPLE_FOLDER / "level-gauge.yaml", OWN_CATALOGUE)
 
 
+def tap() -> Profile:
+    """Nested lists at pointers full of mark-up, and a metric that only a command carries."""
+    text = """
+schema: 1
+id: acme/tap
+kind: waterlogging_gauge
+title: Tap
+product: {vendor: Acme, model: Tap, source: page 1}
+transport: {mqtt: {}}
+report_every: 1h
+messages:
+  report:
+    codec: {type: json}
+    when: {present: [/_a_]}
+    fields:
+      - each: a
+        pointer: /a
+        fields:
+          - each: b
+            pointer: /b
+            fields: [{name: leak, pointer: /leak, type: bool, metric: water.leak}]
+  set:
+    direction: down
+    codec: {type: json}
+    fields: [{name: every, pointer: /every, type: int, unit: s, metric: config.report_interval}]
+vectors:
+  - {name: a minute, basis: computed, message: set, wire: {json: {every: 60}}, values: {every: 60}}
+  - {name: nothing, basis: computed, wire: {text: "?"}, error: encoding}
+"""
+    return parse_profile(text, "tap.yaml", load_vocabulary())
+
+
 def rows(message: dict[str, Any], labels: Labels = ENGLISH) -> tuple[Row, ...]:
     entry: Message = TypeAdapter(Message).validate_python(message)
     return outline(entry, (), labels)
@@ -257,7 +289,32 @@ def test_a_chinese_sheet_holds_no_english_phrase_of_ours() -> None:
     phrases = [re.escape(english.split("{")[0].strip()) for english in ours if len(english.split("{")[0]) > 6]
     assert len(phrases) > 60
     assert [phrase for phrase in phrases if re.search(rf"(?<![\w.]){phrase}(?![\w.])", sheet)] == []
-    assert "（英文）" in sheet  # the choices of an option have no Chinese twin
+
+
+def test_what_is_only_written_to_the_device_is_not_measured() -> None:
+    sheet = device_sheet(tap(), load_vocabulary(), "en")
+    measured, _, rest = sheet.partition("\n## How it talks")
+    assert "`water.leak`" in measured
+    assert "config.report_interval" not in measured
+    assert "`config.report_interval`" in rest
+
+
+def test_pointers_cannot_become_mark_up() -> None:
+    sheet = device_sheet(tap(), load_vocabulary(), "en")
+    assert "`/a/*/b/*/leak`" in sheet
+    assert "`/_a_` is there" in sheet
+    for line in sheet.splitlines():
+        if not line.startswith(("{", "|---")):
+            assert "*" not in re.sub(r"`[^`]*`|\*\*", "", line)
+
+
+def test_a_text_without_chinese_twin_is_marked_in_the_sheet() -> None:
+    assert "# Tap（英文）" in device_sheet(tap(), load_vocabulary(), "zh")
+    assert "（英文）" not in device_sheet(tap(), load_vocabulary(), "en")
+
+
+def test_examples_that_are_not_shown_are_counted() -> None:
+    assert "Further examples in the profile file: 1." in device_sheet(tap(), load_vocabulary(), "en")
 
 
 def test_the_example_sheet_says_what_the_profile_says() -> None:

@@ -86,8 +86,8 @@ def recognised(entry: Message, labels: Labels) -> str:
         for rule in when.match:
             wanted_values = rule.equals if isinstance(rule.equals, list) else [rule.equals]
             values = labels.join([scalar(value) for value in wanted_values], "or")
-            said.append(labels("when.value", pointer=rule.pointer, value=values))
-        said += [labels("when.present", pointer=pointer) for pointer in when.present]
+            said.append(labels("when.value", pointer=f"`{rule.pointer}`", value=values))
+        said += [labels("when.present", pointer=f"`{pointer}`") for pointer in when.present]
     port = getattr(when, "port", None)
     if port is not None:
         said.append(labels("when.port", port=_any(port, labels)))

@@ -53,15 +53,19 @@ def _head(profile: Profile, labels: Labels) -> list[str]:
 
 
 def _measures(profile: Profile, vocabulary: Vocabulary, labels: Labels) -> list[str]:
+    """What reaches the city; what is only written to the device stands with its commands."""
     rows = []
+    upward = [name for name, entry in profile.file.messages.items() if entry.direction == "up"]
     derived = {rule.metric: rule for rule in profile.file.derive}
     for metric in vocabulary:
         if metric.name not in profile.metrics:
             continue
-        places = [f"`{name}`" for name in profile.messages if metric.name in profile.message_metrics(name)]
+        places = [f"`{name}`" for name in upward if metric.name in profile.message_metrics(name)]
         if metric.name in derived:
             rule = derived[metric.name]
             places.append(labels("derived", setting=f"`{rule.setting}`", minus=f"`{rule.minus}`"))
+        if not places:
+            continue
         title = labels.text(metric.title, metric.title_zh if metric.title_zh != metric.title else None)
         rows.append((title, f"`{metric.name}`", metric.unit, _plausible(metric, labels), labels.join(places)))
     lines = [f"## {labels('measures')}", ""]
@@ -126,7 +130,9 @@ def _option_rows(name: str, entry: OptionEntry, labels: Labels) -> list[tuple[st
     rows: list[tuple[str, ...]] = []
     for choice, meaning in entry.choices.items():
         mark = labels("default_mark") if choice == entry.default else ""
-        rows.append(("", "", f"`{choice}`{mark}", markdown.plain(labels.text(meaning, entry.choices_zh.get(choice))), ""))
+        rows.append(
+            ("", "", f"`{choice}`{mark}", markdown.plain(labels.text(meaning, entry.choices_zh.get(choice))), "")
+        )
     title = markdown.plain(labels.text(entry.title, entry.title_zh))
     rows[0] = (f"`{name}`", title, *rows[0][2:4], markdown.plain(entry.source or ""))
     return rows

@@ -120,6 +120,7 @@ PHRASES: Final[dict[str, tuple[str, str]]] = {
     "write_many": ("written with function 15 or 16", "以功能码 15 或 16 写入"),
     # --- parts
     "only_if": ("only if {field} is {value}", "仅当 {field} 为 {value}"),
+    "only_if_not": ("only if {field} is not {value}", "仅当 {field} 不为 {value}"),
     "sized_by": ("length in {field}", "长度见 {field}"),
     "sized_less": ("length in {field}, less {less}", "长度见 {field}，减 {less}"),
     "block": ("Part `{name}`", "部分 `{name}`"),
@@ -198,7 +199,7 @@ PHRASES: Final[dict[str, tuple[str, str]]] = {
     "with_settings": ("With {settings}:", "设置 {settings} 时："),
     "says": ("Says, by name:", "按名称解码："),
     "gives": ("Readings:", "读数："),
-    "more_examples": ("{count} more stand in the profile file.", "档案文件中另有 {count} 个示例。"),
+    "more_examples": ("Further examples in the profile file: {count}.", "档案文件中另有 {count} 个示例。"),
     "english_only": ("", "（英文）"),
     "bytes_count": ("{count} bytes", "{count} 字节"),
 }  # fmt: skip

@@ -75,7 +75,8 @@ def _cells(row: Row, labels: Labels) -> tuple[str, ...]:
         return (f"{indent}**{row.heading}**", "", "", "", "", "", "", "")
     metric = markdown.code(row.metric)
     notes = labels.join([markdown.plain(note) for note in row.notes], "semicolon")
-    return (indent + row.where, markdown.code(row.name), row.kind, row.access, row.unit, row.scale, metric, notes)
+    where = markdown.code(row.where) if row.where.startswith("/") else markdown.plain(row.where)
+    return (indent + where, markdown.code(row.name), row.kind, row.access, row.unit, row.scale, metric, notes)
 
 
 def _words(rows: Sequence[Row], labels: Labels) -> list[str]:

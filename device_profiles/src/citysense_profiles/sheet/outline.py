@@ -73,13 +73,13 @@ def _document(parts: Sequence[JsonPart], labels: Labels, prefix: str, around: st
         where = around + part.bytes_ if isinstance(part, JsonBytes) else around + part.pointer
         if isinstance(part, JsonEach):
             name = prefix + part.each
-            said = [labels("each", name=name, pointer=where or '""')]
+            said = [labels("each", name=name, pointer=f"`{where}`" if where else '""')]
             said += [labels("each.text")] if part.text else []
             said += [only(part.only, labels)] if part.only else []
             rows.append(Row(heading=labels.join(said, "semicolon"), level=level))
             rows += _document(part.fields, labels, f"{name}.", f"{where}/*", level + 1)
         elif isinstance(part, JsonBytes):
-            rows.append(Row(heading=labels("bytes_at", coding=part.coding, pointer=where), level=level))
+            rows.append(Row(heading=labels("bytes_at", coding=part.coding, pointer=f"`{where}`"), level=level))
             walk = BytesOutline(labels)
             walk.inside(part.fields, prefix + whole(part.group), level + 1)
             rows += walk.rows
@@ -93,7 +93,7 @@ def _document(parts: Sequence[JsonPart], labels: Labels, prefix: str, around: st
 def only(rule: Only, labels: Labels) -> str:
     """Only objects whose /type is 5."""
     values = rule.equals if isinstance(rule.equals, list) else [rule.equals]
-    return labels("only_where", pointer=rule.pointer, value=labels.join([scalar(one) for one in values], "or"))
+    return labels("only_where", pointer=f"`{rule.pointer}`", value=labels.join([scalar(one) for one in values], "or"))
 
 
 def _senml(entry: SenmlMessage, fields: Sequence[Field], labels: Labels) -> list[Row]:

@@ -273,7 +273,6 @@ def bit_row(bit: BitField, labels: Labels, prefix: str, where: str, part: int, l
 
 
 def condition(when: When, labels: Labels) -> str:
-    """Only if kind is 2 or 3."""
-    wanted = when.equals if isinstance(when.equals, list) else [when.equals]
-    values = labels.join([code_point(one) if not isinstance(one, str) else scalar(one) for one in wanted], "or")
-    return labels("only_if", field=when.field, value=values)
+    """Only if kind is 2 or 3; only if it is not."""
+    values = labels.join([code_point(one) if not isinstance(one, str) else scalar(one) for one in when.named], "or")
+    return labels("only_if" if when.differs is None else "only_if_not", field=when.field, value=values)

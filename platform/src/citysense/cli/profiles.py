@@ -80,7 +80,9 @@ def _check(actions: Any) -> None:
         "check profile files: format, layout, worked examples, round trips of drawn values",
         "  citysense profiles check my-gauge.yaml\n  citysense profiles check            the whole catalogue\n",
     )
-    parser.add_argument("files", nargs="*", type=Path, metavar="FILE|DIR", help="YAML files, or folders that hold them")
+    parser.add_argument(
+        "files", nargs="*", type=Path, metavar="FILE|DIR|P", help="YAML files, folders that hold them, or ids"
+    )
     parser.add_argument("--seed", type=int, default=1, metavar="N", help="draws other values for the round trips (1)")
     _add_json(parser)
     parser.set_defaults(run=run_check)
@@ -105,7 +107,7 @@ def _decode(actions: Any) -> None:
         "frame",
         nargs="+",
         metavar="FRAME",
-        help="hex digits (blanks and colons allowed), JSON, registers as JSON, - (standard input) or @FILE",
+        help="hex digits (blanks, commas, colons, dashes and 0x allowed), JSON, registers as JSON, - (standard input) or @FILE",
     )
     parser.set_defaults(run=run_decode)
 
@@ -118,12 +120,21 @@ def _encode(actions: Any) -> None:
         "  citysense profiles encode --profile my-gauge.yaml --message set_interval '{\"every\": 600}'\n"
         "  citysense profiles encode --profile generic/water-gauge --message report "
         '\'{"readings": {"water.level": 12.3}, "boot": 3, "seq": 41}\'\n'
-        "  citysense profiles encode --profile my-gauge.yaml --message report --sample --seed 7\n",
+        "  citysense profiles encode --profile my-gauge.yaml --message report --sample --seed 7\n"
+        "  citysense profiles encode --profile my-gauge.yaml --message report --simulate 10\n",
     )
     _add_frame_arguments(parser)
     parser.add_argument("--message", required=True, metavar="M", help="the message")
     parser.add_argument("--sample", action="store_true", help="draw values instead of taking them")
-    parser.add_argument("--seed", type=int, default=1, metavar="N", help="for --sample: draws other values (1)")
+    parser.add_argument(
+        "--simulate",
+        type=int,
+        metavar="N",
+        help="N reports of a device that moves as `sim` of the profile says, one a line",
+    )
+    parser.add_argument(
+        "--seed", type=int, default=1, metavar="N", help="for --sample and --simulate: other values (1)"
+    )
     parser.add_argument(
         "values",
         nargs="?",

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from citysense.cli.profiles_find import SUFFIXES, catalogue_files, read_profile
+from citysense.cli.profiles_find import SUFFIXES, catalogue_files, ids, read_profile
 from citysense.errors import WrongUse
 from citysense_profiles.catalogue import EXAMPLE_FOLDER, OWN_CATALOGUE, Claims
 from citysense_profiles.checking.profile_check import check_profile
@@ -46,9 +46,11 @@ def check_files(paths: Sequence[Path], seed: int, *, as_json: bool) -> int:
 
 
 def files_of(paths: Iterable[Path]) -> list[Path]:
-    """The YAML files among and below these paths. Raises WrongUse where a path has none."""
+    """The YAML files among and below these paths; a path that is not there may be an id. Raises WrongUse for none."""
     found: list[Path] = []
-    for path in paths:
+    for given in paths:
+        named = not given.exists() and str(given) in ids()
+        path = OWN_CATALOGUE / f"{given}.yaml" if named else given
         inside = sorted(one for one in path.rglob("*") if one.suffix in SUFFIXES) if path.is_dir() else [path]
         if not inside or not path.exists():
             raise WrongUse(f"{path}: {'holds no YAML file' if path.is_dir() else 'there is no such file or folder'}")
@@ -126,5 +128,7 @@ def _print(findings: Sequence[Finding]) -> None:
             print(f"        fault: {fault}")
         for advice in one.advice:
             print(f"        advice: {advice}")
-    wrong = sum(1 for one in findings if one.faults)
-    print(f"{len(findings)} checked, {wrong} with faults")
+    wrong = [one.file for one in findings if one.faults]
+    print(f"{len(findings)} checked, {len(wrong)} with faults")
+    if wrong and len(findings) > 1:  # they are far above by now
+        print("\n".join(f"  {file}" for file in wrong))

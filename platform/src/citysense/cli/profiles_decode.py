@@ -6,10 +6,11 @@ Owns running the codec and printing what it found. Secret values are never print
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import sys
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -69,15 +70,22 @@ def _frame(wanted: _Wanted, given: Bytes) -> tuple[dict[str, Any], list[str]]:
     if given.certain:
         return _request(wanted, payload)
     try:
-        named = profile.decode_fields(
-            payload, message=wanted.message, content=wanted.content, port=wanted.port, settings=wanted.settings
-        )
+        named = _named(wanted, payload)
     except DecodeError:
+        if given.as_text is not None:
+            with contextlib.suppress(DecodeError):  # then the first error is the one to tell
+                return _frame(wanted, replace(given, payload=given.as_text, as_text=None))
         if given.request and _is_request(payload):
             return _request(wanted, payload)
         raise
     decoded = profile.decode(payload, message=named.message, content=wanted.content, settings=wanted.settings)
     return _shown(profile, named, decoded)
+
+
+def _named(wanted: _Wanted, payload: bytes) -> Named:
+    return wanted.profile.decode_fields(
+        payload, message=wanted.message, content=wanted.content, port=wanted.port, settings=wanted.settings
+    )
 
 
 def _registers(wanted: _Wanted, given: Registers) -> tuple[dict[str, Any], list[str]]:

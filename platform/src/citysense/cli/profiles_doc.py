@@ -5,7 +5,6 @@ Owns the writing; what a sheet says is `citysense_profiles.sheet`'s.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -35,7 +34,7 @@ def write_sheets(wanted: Sequence[str], *, every: bool, language: Language, out:
 
 def print_schema() -> int:
     """Print the JSON Schema of profile files."""
-    from citysense_profiles.schema import profile_schema
+    from citysense_profiles.schema import schema_text
 
-    print(json.dumps(profile_schema(), indent=2, ensure_ascii=False))
+    print(schema_text(), end="")
     return 0

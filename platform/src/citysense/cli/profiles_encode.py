@@ -21,6 +21,7 @@ from citysense_profiles.codecs.contract import Write
 from citysense_profiles.errors import EncodeError
 from citysense_profiles.format.profile_file import BinaryMessage, DocumentMessage, ModbusMessage
 from citysense_profiles.profile import Profile
+from citysense_profiles.simulation import Simulation
 
 _ROLES = ("time", "boot", "seq", "base", "tag", "serial")
 
@@ -29,9 +30,11 @@ def encode(arguments: argparse.Namespace) -> int:
     """Encode one message and print it; 1 if the values are refused."""
     profile, settings = fit(find_profile(arguments.profile), arguments.setting)
     known_message(profile, arguments.message)
-    if arguments.sample == (arguments.values is not None):
-        raise WrongUse("give the values as a JSON object, or say --sample")
+    if sum((arguments.sample, arguments.simulate is not None, arguments.values is not None)) != 1:
+        raise WrongUse("give the values as a JSON object, or say --sample or --simulate N")
     try:
+        if arguments.simulate is not None:
+            return _simulate(profile, arguments, settings)
         if arguments.sample:
             settings = drawn_settings(profile) | settings
             repeatable = random.Random(arguments.seed)  # noqa: S311 - no secret
@@ -44,6 +47,21 @@ def encode(arguments: argparse.Namespace) -> int:
         return 1
     head = {"profile": profile.id, "message": arguments.message, "settings": settings, "values": dict(values)}
     print(json.dumps(head | shown, indent=2, ensure_ascii=False) if arguments.json else text)
+    return 0
+
+
+def _simulate(profile: Profile, arguments: argparse.Namespace, settings: Mapping[str, float]) -> int:
+    """Reports in the profile's own rhythm, one a line; with --json, values and all."""
+    if arguments.simulate < 1:
+        raise WrongUse("--simulate needs a number of reports, at least 1")
+    repeatable = random.Random(arguments.seed)  # noqa: S311 - no secret
+    device = Simulation(profile, arguments.message, random=repeatable, vocabulary=load_vocabulary(), settings=settings)
+    for count in range(arguments.simulate):
+        elapsed = count * profile.report_every
+        values = device.report(elapsed)
+        shown, text = _encoded(profile, arguments.message, values, arguments.content, device.settings)
+        head = {"profile": profile.id, "message": arguments.message, "elapsed": elapsed, "values": values}
+        print(json.dumps(head | shown, ensure_ascii=False) if arguments.json else text)
     return 0
 
 

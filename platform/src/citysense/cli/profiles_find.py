@@ -15,6 +15,7 @@ from citysense_profiles.catalogue import EXAMPLE_FOLDER, OWN_CATALOGUE, load_pro
 from citysense_profiles.compiler import parse_profile
 from citysense_profiles.errors import ProfileError, SettingError
 from citysense_profiles.profile import Profile
+from citysense_profiles.values.scaling import finite
 
 SUFFIXES = (".yaml", ".yml")
 
@@ -51,6 +52,10 @@ def find_profile(wanted: str) -> Profile:
             return load_profile(path, OWN_CATALOGUE)
     except ProfileError as error:
         raise SetupError(str(error)) from error
+    if Path(wanted).is_file():
+        raise WrongUse(f"{wanted}: a profile file ends in {' or '.join(SUFFIXES)}")
+    if Path(f"{wanted}.yaml").is_file():
+        raise WrongUse(f"the catalogue has no profile {wanted!r}; for the file write {wanted}.yaml")
     near = difflib.get_close_matches(wanted, ids(), n=3, cutoff=0.5)
     hint = f"did you mean {', '.join(near)}?" if near else "`citysense profiles list` shows them all"
     raise WrongUse(f"there is no profile {wanted!r}; {hint}")
@@ -74,9 +79,11 @@ def fit(profile: Profile, given: Sequence[str]) -> tuple[Profile, dict[str, floa
             choices[name] = next((choice for choice in profile.options[name].choices if str(choice) == text), text)
         elif name in profile.settings:
             try:
-                numbers[name] = float(text)
+                numbers[name] = finite(float(text))
             except ValueError as error:
-                raise WrongUse(f"--setting {word}: {name} is a number of {profile.settings[name].unit}") from error
+                unit = profile.settings[name].unit
+                in_unit = f", in {unit}" if unit not in ("", "1") else ""
+                raise WrongUse(f"--setting {word}: {name} is a number{in_unit}") from error
         else:
             known = ", ".join((*profile.settings, *profile.options)) or "none"
             raise WrongUse(f"--setting {word}: {profile.id} has no such setting or option; it has {known}")

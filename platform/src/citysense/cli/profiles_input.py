@@ -6,8 +6,8 @@ Owns telling them apart, by the profile's messages and by their looks. Decodes n
 from __future__ import annotations
 
 import json
+import os
 import re
-import string
 import sys
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
@@ -19,17 +19,21 @@ from citysense_profiles.format.profile_file import BinaryMessage, Message, Modbu
 from citysense_profiles.format.registers import Table
 
 _TABLES = get_args(Table)
-_HEX_DIGITS = frozenset(string.hexdigits.encode())
-_SEPARATORS = re.compile(r"[\s:]+")
+_ADDRESS = re.compile(r"\d{1,5}", re.ASCII)
+_SEPARATORS = re.compile(r"[\s:,-]+|(?<![0-9A-Fa-f])0[xX]")
 
 
 @dataclass(frozen=True, slots=True)
 class Bytes:
-    """A frame. `request`: it may be a Modbus read request; `certain`, it can be nothing else."""
+    """A frame. `request`: it may be a Modbus read request; `certain`, it can be nothing else.
+
+    `as_text`: the frame where what was typed is the text that travels, for profiles that have such a message.
+    """
 
     payload: bytes
     request: bool
     certain: bool
+    as_text: bytes | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,17 +44,22 @@ class Registers:
 
 
 def raw_text(argument: str) -> bytes:
-    """The argument itself, standard input for -, or a file for @FILE."""
+    """The argument itself, standard input for -, or a file for @FILE. Raises WrongUse where that cannot be read."""
     if argument == "-":
         return sys.stdin.buffer.read()
-    return Path(argument[1:]).read_bytes() if argument.startswith("@") else argument.encode()
+    if not argument.startswith("@"):
+        return os.fsencode(argument)  # bytes that are no text arrive as they were typed
+    try:
+        return Path(argument[1:]).read_bytes()
+    except OSError as error:
+        raise WrongUse(f"{argument}: the file cannot be read: {error.strerror or error}") from error
 
 
 def json_object(argument: str) -> dict[str, Any]:
     """The JSON object that an argument holds. Raises WrongUse."""
     try:
         value = json.loads(raw_text(argument))
-    except ValueError as error:  # no JSON, or no text at all
+    except (ValueError, RecursionError) as error:  # no JSON, no text at all, or brackets without end
         raise WrongUse(f"the values are not JSON: {error}") from error
     if not isinstance(value, dict):
         raise WrongUse('the values are a JSON object, such as {"name": 1}')
@@ -79,15 +88,13 @@ def understand(raw: bytes, messages: Collection[Message]) -> Bytes | Registers:
             f"{text[:40]!r} is neither pairs of hex digits nor JSON; write 01 75 5c, or @FILE for a file"
         ) from error
     wrapped = any(isinstance(entry, BinaryMessage) and entry.codec.wrap == "hex_text" for entry in messages)
-    if wrapped and not (payload and _HEX_DIGITS.issuperset(payload)):
-        payload = digits.encode()  # the frame is that text itself
-    return Bytes(payload, modbus, not others)
+    return Bytes(payload, modbus, not others, digits.encode() if wrapped else None)
 
 
 def _document(text: str) -> Any:
     try:
         return json.loads(text)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise WrongUse(f"the registers are not JSON: {error}") from error
 
 
@@ -106,8 +113,8 @@ def registers_of(document: Any) -> dict[tuple[str, int], int]:
 
 
 def _address(table: str, written: str) -> int:
-    if not written.isascii() or not written.isdigit() or int(written) > 65535:
-        raise WrongUse(f"{table} {written}: an address is a decimal number from 0 to 65535")
+    if not _ADDRESS.fullmatch(written) or int(written) > 65535:
+        raise WrongUse(f"{table} {written[:40]}: an address is a decimal number from 0 to 65535")
     return int(written)
 
 

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from typing import Any, get_args
 
 from citysense.cli.profiles_find import find_profile
-from citysense.cli.text_table import aligned
+from citysense.cli.text_table import aligned, folded, hanging, screen_width
 from citysense.errors import SetupError, WrongUse
 from citysense_profiles import load_catalogue
 from citysense_profiles.codecs.modbus.wire import function_of
@@ -23,7 +23,6 @@ from citysense_profiles.sheet.outline import outline
 from citysense_profiles.sheet.rows import Row
 from citysense_profiles.sheet.values import duration, number
 
-WIDTH = 100
 _ENGLISH = Labels("en")
 
 
@@ -39,7 +38,7 @@ def print_list(kind: str | None, *, as_json: bool) -> int:
         print(json.dumps([_head(profile) for profile in found], indent=2, ensure_ascii=False))
         return 0
     rows = [(one.id, one.kind, ",".join(sorted(one.transports)), ",".join(_codecs(one)), one.title) for one in found]
-    print("\n".join(aligned(("id", "kind", "transports", "codecs", "title"), rows, WIDTH)))
+    print("\n".join(aligned(("id", "kind", "transports", "codecs", "title"), rows, screen_width())))
     return 0
 
 
@@ -64,7 +63,7 @@ def print_profile(wanted: str, *, as_json: bool) -> int:
     if as_json:
         print(json.dumps(_as_json(profile), indent=2, ensure_ascii=False, default=str))
         return 0
-    print("\n".join(_as_text(profile)))
+    print("\n".join(_as_text(profile, screen_width())))
     return 0
 
 
@@ -102,7 +101,7 @@ def _message_json(profile: Profile, name: str, entry: Message) -> dict[str, Any]
     return shown
 
 
-def _as_text(profile: Profile) -> list[str]:
+def _as_text(profile: Profile, width: int) -> list[str]:
     product, file = profile.product, profile.file
     lines = [f"{profile.id}  {profile.title}", ""]
     facts = [
@@ -113,21 +112,24 @@ def _as_text(profile: Profile) -> list[str]:
         ("topics", ", ".join(profile.mqtt_topics)),
         ("reports every", duration(profile.report_every)),
     ]
-    lines += [f"  {name:<14} {value}" for name, value in facts if value]
+    for name, value in facts:
+        lines += hanging(f"  {name:<14} ", value, width) if value else []
     settings = [
         (name, one.unit, "" if one.default is None else number(one.default), _range(one.range), one.title)
         for name, one in file.settings.items()
     ]
-    lines += _section("settings", ("name", "unit", "default", "range", "title"), settings)
+    lines += _section("settings", ("name", "unit", "default", "range", "title"), settings, width)
     options = [
         (name, f"{choice}{'*' if choice == one.default else ''}", meaning)
         for name, one in file.options.items()
         for choice, meaning in one.choices.items()
     ]
-    lines += _section("options (* is the default)", ("name", "choice", "meaning"), options)
+    lines += _section("options (* is the default)", ("name", "choice", "meaning"), options, width)
     for name, entry in file.messages.items():
-        lines += _message_text(profile, name, entry)
-    lines += ["", "caveats", *(f"  - {caveat.text}" for caveat in file.caveats)] if file.caveats else []
+        lines += _message_text(profile, name, entry, width)
+    lines += ["", "caveats"] if file.caveats else []
+    for caveat in file.caveats:
+        lines += hanging("  - ", caveat.text, width)
     return lines
 
 
@@ -135,17 +137,22 @@ def _range(limits: tuple[float, float] | None) -> str:
     return "" if limits is None else f"{number(limits[0])} to {number(limits[1])}"
 
 
-def _message_text(profile: Profile, name: str, entry: Message) -> list[str]:
+def _message_text(profile: Profile, name: str, entry: Message, width: int) -> list[str]:
     told = describe.recognised(entry, _ENGLISH)
     said = [describe.title(entry, _ENGLISH), describe.direction(entry, _ENGLISH), describe.form(entry, _ENGLISH), told]
-    lines = ["", f"message {name}: {'; '.join(part for part in said if part)}"]
-    lines += [f"  {remark}" for remark in describe.remarks(entry, _ENGLISH)]
+    lines = ["", *hanging(f"message {name}: ", _bare("; ".join(part for part in said if part)), width)]
+    for remark in describe.remarks(entry, _ENGLISH):
+        lines += hanging("  ", _bare(remark), width)
     rows = outline(entry, profile.fields(name), _ENGLISH)
     head = ("where", "name", "type", "access", "unit", "scale", "metric", "notes")
-    top, *below = aligned(head, [_cells(row) for row in rows if not row.heading])
-    lines.append(f"  {top}")
+    top, *below = folded(head, [_cells(row) for row in rows if not row.heading], width - 2)
+    lines += _indented(top)
     for row in rows:
-        lines.append(f"  {'  ' * row.level}[{row.heading.replace('`', '')}]" if row.heading else f"  {below.pop(0)}")
+        lines += (
+            hanging(f"  {'  ' * row.level}", f"[{_bare(row.heading)}]", width)
+            if row.heading
+            else _indented(below.pop(0))
+        )
     if isinstance(entry, ModbusMessage) and entry.direction == "up":
         lines.append("  read plan (unit " + str(profile.unit(name)) + ")")
         lines += [
@@ -162,5 +169,16 @@ def _cells(row: Row) -> tuple[str, ...]:
     return ("  " * row.level + row.where, row.name, row.kind, row.access, row.unit, row.scale, row.metric, notes)
 
 
-def _section(title: str, head: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> list[str]:
-    return ["", title, *(f"  {line}" for line in aligned(head, rows))] if rows else []
+def _section(title: str, head: tuple[str, ...], rows: Sequence[tuple[str, ...]], width: int) -> list[str]:
+    if not rows:
+        return []
+    return ["", title, *(line for lines in folded(head, rows, width - 2) for line in _indented(lines))]
+
+
+def _indented(lines: Sequence[str]) -> list[str]:
+    return [f"  {line}" for line in lines]
+
+
+def _bare(text: str) -> str:
+    """A phrase of the sheet without its Markdown."""
+    return text.replace("`", "")
