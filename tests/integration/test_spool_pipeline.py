@@ -197,7 +197,7 @@ async def test_two_equal_polls_are_two_readings(gateway: Bench) -> None:
             "device/reader-1",
         ),
         (
-            frame(b"", "level-1", transport=Transport.MODBUS, registers={("holding", 1012): 1}),
+            frame(b"", "level-1", transport=Transport.MODBUS, registers={("holding", 4000): 1}),
             Reason.NO_MATCH,
             "",
         ),
@@ -222,7 +222,7 @@ async def test_what_cannot_be_used_is_kept_with_the_reason(
     (letter,) = gateway.letters()
     assert (letter.reason, letter.detail, letter.seal) == (reason.value, verdict.detail, sealed_for)
     raw = SEALER.open(sealed_for, letter.raw) if sealed_for else letter.raw
-    assert raw == (made.payload or b'{"holding":{"1012":1}}')
+    assert raw == (made.payload or b'{"holding":{"4000":1}}')
     assert gateway.levels() == []
     assert gateway.counters.snapshot()[f"rejected.{reason.value}"] == 1
 

@@ -242,7 +242,7 @@ fields:
             {"centre": 1, "station": "0012345678", "password": "1234", "function": "30", "direction": "up", "length": 43,
              "number": 3, "sent": "591011154947", "about": "0012345678", "class": "river", "observed.at": ["5910111549"],
              "observed.rain": [0.5], "observed.rain_total": [0.5], "observed.level": [0.127], "observed.battery": [11.15],
-             "observed.step": [None], "observed.five.rain": [None], "end": "etx"},
+             "end": "etx"},
         ),
         (
             STATION,
@@ -250,7 +250,6 @@ fields:
             "ff000003e8ab",
             {"centre": 5, "station": "0011223344", "password": "03E8", "function": "38", "direction": "up", "length": 42,
              "number": 53, "sent": "170718110128", "about": "0011223344", "class": "river", "observed.at": ["1707181005"],
-             "observed.rain": [None], "observed.rain_total": [None], "observed.level": [None], "observed.battery": [None],
              "observed.step": ["000005"],
              "observed.five.rain": [[0.5, 0.0, 0.0, 0.0, 2.0, None, None, None, None, None, 0.0, 0.0]], "end": "etx"},
         ),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
@@ -9,7 +10,7 @@ import yaml
 
 from citysense_profiles import DecodeError, EncodeError, load_vocabulary
 from citysense_profiles.codecs.contract import Finish, Place
-from citysense_profiles.codecs.field import FieldFault
+from citysense_profiles.codecs.field import FieldFault, Outgoing, by_name
 from citysense_profiles.codecs.frames.codec import BinaryCodec
 from citysense_profiles.format.profile_file import BinaryMessage, TlvMessage
 
@@ -195,7 +196,7 @@ def test_rounds_are_lists_by_name_and_moments_of_their_own() -> None:
         (1000, {"water.level": 12.3}, ()),
         (2000, {}, ("water.level",)),
     ]
-    assert _values(codec, "0007") == {"count": 0, "log.at": [], "log.level": [], "end": 7}
+    assert _values(codec, "0007") == {"count": 0, "end": 7}
     assert codec.encode_fields({"end": 7, "count": 9}, None, {}).hex() == "0007"
     assert (_code(codec, "01007b07"), _code(codec, wire + "00")) == ("truncated", "trailing")
 
@@ -251,11 +252,56 @@ def test_rounds_within_rounds_and_what_is_there_only_in_some() -> None:
         "gun.size": [1, 5, 2],
         "gun.energy": [None, 258, None],
         "gun.phases": [0, 2, 1],
-        "gun.phase.voltage": [[], [230, None], [231]],
+        "gun.phase.voltage": [None, [230, None], [231]],
     }
     assert _code(codec, "0101000206") == "truncated"
     # The condition of one round does not hold for the next, and a length of one round is not that of another.
     assert _code(codec, "0205010202e6ff0105010201e701") == "trailing"
+
+
+def test_how_many_rounds_there_were_is_kept_where_they_say_nothing() -> None:
+    codec = _codec(
+        "  - {name: kind, type: u8}\n"
+        "  - {repeat: log, to: end, fields: [{skip: 1}, {when: {field: kind, equals: 1}, fields: [{name: x, type: u8}]}]}\n"
+    )
+    assert _values(codec, "020000") == {"kind": 2, "log.x": [None, None]}
+    assert codec.encode_fields({"kind": 2, "log.x": [None, None]}, None, {}).hex() == "020000"
+    assert _values(codec, "02") == {"kind": 2}
+
+
+def test_a_round_whose_time_is_marked_as_none_is_an_empty_place() -> None:
+    codec = _codec(LOG.replace("form: unix_s", "form: unix_s, invalid: [0]"))
+    wire = "02" + "00000000" + "007b" + "00000002" + "007c" + "07"
+    assert _values(codec, wire)["log.at"] == [None, 2]
+    (sample,) = codec.decode(bytes.fromhex(wire), None, {}).samples
+    assert (sample.time, dict(sample.values)) == (2000, {"water.level": 12.4})
+
+
+def test_one_length_cannot_say_two_sizes() -> None:
+    codec = _codec(
+        "  - {name: size, type: u8}\n  - {name: a, type: hex, length: {field: size}}\n"
+        "  - {name: b, type: hex, length: {field: size}}\n"
+    )
+    assert _values(codec, "01aabb") == {"size": 1, "a": "AA", "b": "BB"}
+    assert "size would have to be 1 and 2" in _not_written(codec, {"a": "AA", "b": "BBCC"})
+
+
+def test_the_first_of_two_times_counts() -> None:
+    two = "  - {name: at, type: u8, role: time, form: unix_s}\n  - {name: sent, type: u8, role: time, form: unix_s}\n"
+    for fields in (two, two + "  - {name: rest, type: hex, length: end}\n"):
+        (sample,) = (
+            _codec(fields + "  - {name: level, type: u8, unit: mm, metric: water.level}\n")
+            .decode(b"\x01\x02\x03", None, {})
+            .samples
+        )
+        assert sample.time == 1000
+
+
+def test_a_time_of_five_bytes_is_written_to_the_minute() -> None:
+    codec = _codec('  - {name: at, type: digits, length: 5, role: time, form: digits, utc_offset: "+00:00"}\n')
+    said = by_name(Outgoing(values={}, time=1_795_190_934_423), codec.fields)
+    minute = datetime.fromtimestamp(1_795_190_934, UTC).strftime("%y%m%d%H%M")
+    assert codec.encode_fields(said, None, {}).hex() == minute
 
 
 def test_a_condition_within_rounds_follows_from_what_is_given() -> None:

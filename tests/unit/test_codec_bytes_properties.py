@@ -164,7 +164,9 @@ def _listed(rounds: list[tuple[Any, ...]], text: str) -> dict[str, Any]:
     values["listed.log.level"] = [
         level if wet else None for wet, level in zip(values["listed.log.wet"], values["listed.log.level"], strict=True)
     ]
-    return values | {"kind": "log", "listed.text": text}
+    if not any(wet for wet, *_ in rounds):
+        del values["listed.log.level"]  # what stands in no round is absent
+    return (values if rounds else {}) | {"kind": "log", "listed.text": text}
 
 
 EVERYTHING_VALUES = st.one_of(

@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from citysense_profiles.codecs.contract import Finish, Outgoing, Place
+from citysense_profiles.codecs.contract import Finish, Place
 from citysense_profiles.codecs.documents.epc import EpcCodec, with_check_digit
-from citysense_profiles.codecs.field import by_name
+from citysense_profiles.codecs.field import Outgoing, by_name
 from citysense_profiles.errors import DecodeError, EncodeError
 from citysense_profiles.format.profile_file import EpcMessage
 from citysense_profiles.vocabulary import load_vocabulary

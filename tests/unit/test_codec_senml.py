@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from citysense_profiles.codecs.contract import Finish, Outgoing, Place
-from citysense_profiles.codecs.field import FieldFault, by_name
+from citysense_profiles.codecs.contract import Finish, Place
+from citysense_profiles.codecs.field import FieldFault, Outgoing, by_name
 from citysense_profiles.codecs.senml.codec import SenmlCodec
 from citysense_profiles.errors import DecodeError, EncodeError, RefusedError
 from citysense_profiles.format.profile_file import SenmlMessage

@@ -271,7 +271,7 @@ def test_advice_names_what_is_not_shown_and_not_marked() -> None:
     fields = """
       - {name: kind, type: u8, map: {1: hourly, 2: alarm}}
       - {name: level, type: u8, unit: mm, metric: water.level, invalid: [255]}
-      - {name: imsi, type: bcd, length: 1}
+      - {name: card, type: bcd, length: 1}
       - {name: door.password, type: u8, unit: lashes}
 """
     messages = f"messages:\n  report:\n    codec: {{type: binary}}\n    fields:{fields}"
@@ -285,7 +285,7 @@ def test_advice_names_what_is_not_shown_and_not_marked() -> None:
         "setting height has no title_zh",
         "message report, field kind: no vector shows 'alarm'",
         "message report, field level: no vector shows that it may have no value",
-        "message report, field imsi: looks like something personal; mark it `personal: true`",
+        "message report, field card: looks like something personal; mark it `personal: true`",
         "message report, field door.password: unit 'lashes' is none that we know; write it as in units.py, or leave it out",
         "message report, field door.password: looks like something secret; mark it `secret: true`",
     ]
@@ -414,8 +414,8 @@ def test_drawings_reach_every_branch_of_a_frame() -> None:
     assert all(("text" in values) == (values["kind"] == "long") for values in drawn)
     assert {"short", "long"} < {values["kind"] for values in drawn}
     assert any(type(values["kind"]) is int for values in drawn)
-    assert {len(values["log.level"]) for values in drawn} == {0, 1, 2, 3}
-    assert any(None in values["log.level"] for values in drawn)
+    assert {len(values.get("log.level", [])) for values in drawn} == {0, 1, 2, 3}
+    assert any(None in values.get("log.level", []) for values in drawn)
     assert {len(values["peak.value"]) for values in drawn if "peak.value" in values} == {1, 2, 3}
     assert {min(values["low"], 0) for values in drawn} >= {-4, 0}
     assert any((values.get("stage") or 0) < 0 for values in drawn)
@@ -447,3 +447,14 @@ def test_what_cannot_be_drawn_is_refused() -> None:
     profile = _profile("  []\n", REPORT.replace("equals: [1, 2]", "equals: 3"))
     with pytest.raises(EncodeError, match="another message"):
         draw(profile, "report", Random(1), VOCABULARY, {})
+
+
+@pytest.mark.parametrize(("kind", "valid", "level"), [("u16", "[500, 65535]", 63536), ("i16", "[-4000, -2000]", -2000)])
+def test_chance_copes_with_valid_ranges_far_from_zero(kind: str, valid: str, level: int) -> None:
+    messages = (
+        "messages:\n  report:\n    codec: {type: binary}\n    fields: "
+        f"[{{name: level, type: {kind}, unit: mm, metric: water.level, valid: {valid}}}]\n"
+    )
+    vectors = _vector("message: report", 'wire: {hex: "f8 30"}', f"values: {{level: {level}}}")
+    profile = _profile(vectors + REFUSED.replace("01 02", "01"), messages)
+    assert [check_profile(profile, seed=seed).faults for seed in range(5)] == [[]] * 5

@@ -6,7 +6,7 @@ and turning every fault into a `ProfileError` that names file, message and field
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, assert_never
 
 from pydantic import ValidationError
@@ -59,6 +59,7 @@ def parse_profile(text: str, file: str, vocabulary: Vocabulary) -> Profile:
 
 
 Codec = Message | ModbusCodec
+Variants = Callable[[Mapping[str, Choice]], Profile]
 
 
 class _Family:
@@ -142,7 +143,7 @@ class _Compiler:
         self.codecs: dict[str, Codec] = {}
         self._derivations = self._compile_derivations()
 
-    def profile(self, chosen: Mapping[str, Choice], variant: Any) -> Profile:
+    def profile(self, chosen: Mapping[str, Choice], variant: Variants) -> Profile:
         """All messages compiled and checked against one another."""
         up: dict[str, Message] = {}
         down: dict[str, Message] = {}

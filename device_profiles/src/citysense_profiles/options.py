@@ -20,9 +20,14 @@ MOST_VARIANTS_TRIED = 64
 
 def with_choices(document: Any, chosen: Mapping[str, Choice], file: str) -> Any:
     """The document with every {option: …} in its messages replaced. Raises ProfileError for an unknown option."""
-    if not isinstance(document, dict) or "messages" not in document:
+    messages = document.get("messages") if isinstance(document, dict) else None
+    if not isinstance(messages, dict):
         return document
-    return {**document, "messages": _replaced(document["messages"], chosen, file)}
+    if "option" in messages and messages.keys() <= {"option", "is"}:
+        raise ProfileError(
+            "an option stands inside a message, not in place of all of them", file=file, field="messages"
+        )
+    return {**document, "messages": _replaced(messages, chosen, file)}
 
 
 def _replaced(node: Any, chosen: Mapping[str, Choice], file: str) -> Any:

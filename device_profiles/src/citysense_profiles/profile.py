@@ -10,8 +10,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from citysense_profiles.codecs.contract import NO_SETTINGS, Message, Named, Outgoing, Read, RegisterMap, Write
-from citysense_profiles.codecs.field import Field, by_name
+from citysense_profiles.codecs.contract import NO_SETTINGS, Message, Named, Read, RegisterMap, Write
+from citysense_profiles.codecs.field import Field, Outgoing, by_name
 from citysense_profiles.errors import DecodeError, EncodeError, ProfileError, RefusedError, SettingError
 from citysense_profiles.format.profile_file import OptionEntry, ProfileFile
 from citysense_profiles.options import Choice, choices_in
@@ -20,6 +20,9 @@ from citysense_profiles.values.moment import LATEST
 
 LARGEST_COUNT = 2**53 - 1
 """What JSON readers hold exactly."""
+_MOST_BITS = 1024
+"""What a double holds; longer numbers mean nothing, and Python refuses to print the longest."""
+_MOST_LISTS = 8
 Registers = Mapping[tuple[str, int], int]
 
 
@@ -158,10 +161,24 @@ class Profile:
     ) -> Named:
         """Everything that a frame says, by name. Raises DecodeError, nothing else.
 
-        As `decode`, but a frame that is no upward message is also tried as a downward one.
+        As `decode`, but a frame that is no upward message is also tried as a downward one. Where it is none of those
+        either, the error is that of the upward ones.
         """
-        chosen = self._named(message) if message is not None else self._recognised(payload, port, down=True)
-        return chosen.decode_fields(payload, content, self._with_defaults(settings))
+        known = self._with_defaults(settings)
+        if message is not None:
+            return self._named(message).decode_fields(payload, content, known)
+        try:
+            return self._recognised(payload, port).decode_fields(payload, content, known)
+        except DecodeError as error:
+            if error.message is not None:
+                raise
+            for name, candidate in self._sent.items():
+                if name not in self._up and candidate.fits(payload, port):
+                    try:
+                        return candidate.decode_fields(payload, content, known)
+                    except DecodeError:
+                        continue  # not this one, then
+            raise
 
     def encode(
         self,
@@ -183,6 +200,7 @@ class Profile:
         the wire and are passed over. `time` is in ms since 1970 UTC.
         """
         chosen = self._to_send(message)
+        self._check_sizes(message, {**values, "time": time, "boot": boot, "seq": seq, "base": base, "serial": serial})
         outgoing = Outgoing(
             values=self._carried(message, chosen.metrics, values),
             time=time,
@@ -247,6 +265,7 @@ class Profile:
     ) -> dict[tuple[str, int], int]:
         """The words that say these readings: what a simulated device serves. Raises EncodeError."""
         name, chosen = self._map_to_write(message)
+        self._check_sizes(name, values)
         outgoing = Outgoing(values=self._carried(name, chosen.metrics, values))
         return chosen.encode_fields(self._by_name(name, outgoing, chosen.fields), self._with_defaults(settings))
 
@@ -275,9 +294,9 @@ class Profile:
             raise DecodeError("no_match", f"no message {message!r}; {self._known()}", profile=self.id)
         return chosen
 
-    def _recognised(self, payload: bytes, port: int | None, *, down: bool = False) -> Message:
+    def _recognised(self, payload: bytes, port: int | None) -> Message:
         """The first message that fits; with ports in play and none told, only if no other fits as well."""
-        for name, candidate in (self._sent if down else self._up).items():
+        for name, candidate in self._up.items():
             if candidate.fits(payload, port):
                 if port is None and name in self._ported:
                     self._refuse_ambiguity(payload)
@@ -325,6 +344,18 @@ class Profile:
                 message=message,
                 field=unknown[0],
             )
+        self._check_sizes(message, values)
+
+    def _check_sizes(self, message: str, values: Mapping[str, Any]) -> None:
+        """Numbers and nested lists that no field can mean, and that could not even be named in an error."""
+        for name, value in values.items():
+            if _is_boundless(value, _MOST_LISTS):
+                raise EncodeError(
+                    f"{name} is a number too large, or lists nested too deep, for any field",
+                    profile=self.id,
+                    message=message,
+                    field=str(name),
+                )
 
     def _check_counters(self, message: str, outgoing: Outgoing) -> None:
         for name, given, highest in (
@@ -333,9 +364,12 @@ class Profile:
             ("seq", outgoing.seq, LARGEST_COUNT),
             ("base", outgoing.base, LARGEST_COUNT if outgoing.seq is None else outgoing.seq),
         ):
-            if given is not None and not 0 <= given <= highest:
+            if given is not None and (type(given) is not int or not 0 <= given <= highest):
                 raise EncodeError(
-                    f"{name} {given} is not in 0 to {highest}", profile=self.id, message=message, field=name
+                    f"{name} {given!r} is not a whole number from 0 to {highest}",
+                    profile=self.id,
+                    message=message,
+                    field=name,
                 )
 
     def _carried(
@@ -343,7 +377,7 @@ class Profile:
     ) -> Mapping[str, Value | None]:
         if values.keys() <= metrics:
             return values
-        unknown = sorted(values.keys() - metrics - self._derived)
+        unknown = sorted(map(str, values.keys() - metrics - self._derived))
         if unknown:
             raise EncodeError(
                 f"{', '.join(unknown)} not in this message; it carries {', '.join(sorted(metrics))}",
@@ -355,3 +389,11 @@ class Profile:
 
     def _known(self) -> str:
         return f"messages of this profile: {', '.join(self.messages)}"
+
+
+def _is_boundless(value: Any, lists: int) -> bool:
+    if type(value) is int:
+        return value.bit_length() > _MOST_BITS
+    if isinstance(value, list | tuple):
+        return lists == 0 or any(_is_boundless(one, lists - 1) for one in value)
+    return False

@@ -118,7 +118,8 @@ class Drawing:
                 case Repeat():
                     rounds = part.to if isinstance(part.to, int) else self._random.randint(0, _MOST_ROUNDS)
                     inner = within(prefix, part)
-                    self._rounds(inner, rounds, self._frame_of(part.fields, inner), found, around)
+                    if rounds:
+                        self._rounds(inner, rounds, self._frame_of(part.fields, inner), found, around)
                 case Items():
                     self._items(part.items, prefix, found, around)
                 case Elements():
@@ -182,9 +183,8 @@ class Drawing:
         return kept or [self._random.choice(choices)]
 
     def _holds(self, when: When, prefix: str, values: Mapping[str, Any]) -> bool:
-        wanted = when.equals if isinstance(when.equals, list) else [when.equals]
         value = values.get(resolved(when.field, prefix, self._fields))
-        return any(type(value) is type(one) and value == one for one in wanted)
+        return any(type(value) is type(one) and value == one for one in when.named) == (when.differs is None)
 
     def _rounds(
         self,
@@ -202,7 +202,7 @@ class Drawing:
             fill(drawn[-1], {**around, **found})
         for name in self._fields if names is None else names:
             given = name.startswith(prefix) if names is None else name in self._fields
-            if given and name not in self._filled and any(name in values for values in drawn):
+            if given and name not in self._filled and (not rounds or any(name in values for values in drawn)):
                 found[name] = [values.get(name) for values in drawn]
 
     # --- documents

@@ -22,7 +22,7 @@ from citysense_profiles.vocabulary import Vocabulary, load_vocabulary
 
 _LONGEST_LIST = 16
 """A map with more words than this need not be shown whole."""
-_PERSONAL = re.compile(r"(^|[._])(imei|imsi|iccid|user|username|card|rfid|id_tag|evcc_?id|vehicle_id|vin|phone)$")
+_PERSONAL = re.compile(r"(^|[._])(user|username|card|rfid|id_tag|evcc_?id|vehicle_id|vin|phone)$")
 _SECRET = re.compile(r"(^|[._])(password|passcode|pwd|keyboardpwd|new_?password)$")
 
 
@@ -115,7 +115,8 @@ def _field_advice(one: Field, seen: list[Any]) -> Iterator[str]:
         unseen = [word for word in entry.map.values() if all(type(word) is not type(v) or word != v for v in seen)]
         if unseen:
             yield f"no vector shows {', '.join(map(repr, unseen))}"
-    if (entry.invalid or entry.valid is not None) and None not in seen:
+    marks = [mark for mark in entry.invalid if mark == mark]  # that NaN is no number needs no example
+    if (marks or entry.valid is not None) and None not in seen:
         yield "no vector shows that it may have no value"
     if entry.unit is not None and entry.unit not in UNITS:
         yield f"unit {entry.unit!r} is none that we know; write it as in units.py, or leave it out"

@@ -61,7 +61,8 @@ def _of_type(raw: Raw, entry: Meaning, random: Random) -> Any:
     if entry.scale != 1 or entry.offset != 0 or entry.times or entry.decimals or entry.span:
         low, high = max(low, -_EXACT), min(high, _EXACT)
     if entry.valid is not None and random.random() < 0.9:
-        low, high = max(low, ceil(entry.valid[0])), min(high, floor(entry.valid[1]))
+        inside = max(low, ceil(entry.valid[0])), min(high, floor(entry.valid[1]))
+        low, high = inside if inside[0] <= inside[1] else (low, high)
     whole = _whole(low, high, random)
     return whole if raw == "int" or random.random() < 0.5 else round(random.uniform(-1000, 1000), 2)
 
@@ -72,7 +73,8 @@ def _whole(low: int, high: int, random: Random) -> int:
     if kind < 0.2:
         return random.choice([low, high])
     if kind < 0.5:
-        return random.randint(max(low, -100), min(high, 100))
+        small = min(max(low, 0), high)
+        return random.randint(max(low, small - 100), min(high, small + 100))
     return random.randint(low, high)
 
 
@@ -98,6 +100,9 @@ def _bounds(entry: Meaning) -> tuple[int, int]:
         return 0, 1
     if kind == "bcd":
         return 0, min(10 ** (2 * _size(entry)), 2**63) - 1
+    if kind == "signed_bcd":
+        highest = min(10 ** (2 * _size(entry) - 1), 2**63) - 1
+        return -highest, highest
     return -(2**31), 2**31 - 1
 
 

@@ -183,8 +183,15 @@ def same(found: Any, wanted: Any, tolerance: float) -> bool:
     if isinstance(found, list) and isinstance(wanted, list):
         return len(found) == len(wanted) and all(map(lambda a, b: same(a, b, tolerance), found, wanted))
     if _is_number(found) and _is_number(wanted):
-        return bool(found == wanted or abs(found - wanted) <= tolerance)
+        return found == wanted or _is_near(found, wanted, tolerance)
     return type(found) is type(wanted) and bool(found == wanted)
+
+
+def _is_near(found: float, wanted: float, tolerance: float) -> bool:
+    try:
+        return abs(found - wanted) <= tolerance
+    except OverflowError:  # the vector has an integer that no double holds
+        return False
 
 
 def _is_number(value: Any) -> bool:

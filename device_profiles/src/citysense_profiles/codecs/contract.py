@@ -1,22 +1,27 @@
 """What every codec offers, and the few things that all of them share.
 
-Owns the two protocols behind `Profile` (messages of bytes, maps of registers), the values that go into an encoder, the
-place that errors name, and the last step of decoding: derived metrics and the kind of event. No wire format lives here.
+Owns the two protocols behind `Profile` (messages of bytes, maps of registers), the place that errors name, and the last
+step of decoding: derived metrics and the kind of event. No wire format lives here.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, NoReturn, Protocol
+from math import isfinite
+from typing import Any, NoReturn, Protocol
 
+from citysense_profiles.codecs.field import Field
 from citysense_profiles.errors import DecodeCode, DecodeError, EncodeError
 from citysense_profiles.reading import Decoded, Sample, Value
 
-if TYPE_CHECKING:
-    from citysense_profiles.codecs.field import Field
-
 NO_SETTINGS: Mapping[str, float] = {}
+_LONGEST_TEXT = 600
+"""Characters of an error: it may quote the frame, and a frame may be a megabyte."""
+
+
+def _short(text: str) -> str:
+    return text if len(text) <= _LONGEST_TEXT else f"{text[:_LONGEST_TEXT]}…"
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,11 +33,11 @@ class Place:
 
     def refuse(self, code: DecodeCode, text: str, *, field: str | None = None, offset: int | None = None) -> NoReturn:
         """Raise the DecodeError of this place."""
-        raise DecodeError(code, text, profile=self.profile, message=self.message, field=field, offset=offset)
+        raise DecodeError(code, _short(text), profile=self.profile, message=self.message, field=field, offset=offset)
 
     def cannot_encode(self, text: str, *, field: str | None = None) -> NoReturn:
         """Raise the EncodeError of this place."""
-        raise EncodeError(text, profile=self.profile, message=self.message, field=field)
+        raise EncodeError(_short(text), profile=self.profile, message=self.message, field=field)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,24 +51,6 @@ class Named:
     message: str
     values: Mapping[str, Any]
     where: Mapping[str, Any]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Outgoing:
-    """What to encode. `values` maps metrics to values in the vocabulary's unit, None for "no value"."""
-
-    values: Mapping[str, Value | None]
-    content: int | None = None
-    time: int | None = None
-    boot: int | None = None
-    seq: int | None = None
-    base: int | None = None
-    tag: str | None = None
-    serial: str | None = None
-
-    def role(self, role: str) -> Any:
-        """The value of a role (time, tag, serial, boot, seq); None where the caller gave none."""
-        return getattr(self, role)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -209,7 +196,9 @@ class Finish:
                 continue
             subtrahend = values.get(rule.minus)
             if isinstance(subtrahend, float):
-                # Six decimals: far below any sensor's resolution, far above the noise of a binary subtraction.
-                values[rule.metric] = round(setting - subtrahend, 6)
+                difference = setting - subtrahend
+                if isfinite(difference):  # near the end of what a double holds there is none
+                    # Six decimals: far below any sensor's resolution, far above the noise of a binary subtraction.
+                    values[rule.metric] = round(difference, 6)
             elif rule.minus in missing and rule.metric not in missing:
                 missing.append(rule.metric)

@@ -7,12 +7,12 @@ pointers or addresses: those belong to the codec that holds the field.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
-from citysense_profiles.codecs.contract import Outgoing
 from citysense_profiles.errors import RefusedError
 from citysense_profiles.format.meaning import FromField, FromSetting, Meaning, Scalar
+from citysense_profiles.reading import Value
 from citysense_profiles.values.conversion import SILENT, Conversion, Raw, compile_conversion
 from citysense_profiles.values.moment import FROM_MILLISECONDS, TO_MILLISECONDS
 from citysense_profiles.vocabulary import Vocabulary
@@ -112,6 +112,19 @@ def compile_field(
     return field
 
 
+def with_null(field: Field) -> Field:
+    """The field, with a None that the wire format itself may say read as "no value"."""
+    return replace(
+        field,
+        shown=_none_first(field.shown),
+        told=None if field.told is None else _none_first(field.told),
+    )
+
+
+def _none_first(convert: Callable[..., Any]) -> Callable[..., Any]:
+    return lambda code, *numbers: None if code is None else convert(code, *numbers)
+
+
 def _role(
     entry: Meaning, raw: Raw, shown: Callable[..., Any], *, in_rounds: bool
 ) -> tuple[Callable[..., Any], Callable[[Any], Any]]:
@@ -120,6 +133,8 @@ def _role(
     A time marked as none is None; in a repeat it is SILENT, which makes the round an empty place of the device's log.
     """
     role = entry.role or ""
+    if entry.times or entry.decimals or entry.span:
+        raise ValueError(f"role {role} is told as it is; times, decimals and span are for values")
     if entry.map or (entry.invalid and role != "time") or entry.scale != 1 or entry.offset != 0 or entry.unit:
         raise ValueError(f"role {role} takes no scale, offset, unit or map, and only a time has marks of no value")
     if role == "time" and entry.form is not None:
@@ -147,6 +162,23 @@ def _role(
     if raw != wanted:
         raise ValueError(f"role {role} is carried by {wanted}, not by a raw {raw}")
     return shown, lambda value: value
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outgoing:
+    """What to encode. `values` maps metrics to values in the vocabulary's unit, None for "no value"."""
+
+    values: Mapping[str, Value | None]
+    time: int | None = None
+    boot: int | None = None
+    seq: int | None = None
+    base: int | None = None
+    tag: str | None = None
+    serial: str | None = None
+
+    def role(self, role: str) -> Any:
+        """The value of a role (time, tag, serial, boot, seq); None where the caller gave none."""
+        return getattr(self, role)
 
 
 def by_name(outgoing: Outgoing, fields: Iterable[Field]) -> dict[str, Any]:

@@ -185,11 +185,14 @@ class ByName:
         self._stack[-1][3].append((self.values, self.where))
 
     def leave(self) -> None:
-        """Turn the rounds into lists. What stood in no round is not there; what stood in some is None in the others."""
+        """Turn the rounds into lists: what stood in some is None in the others, what stood in none is not there.
+
+        Where nothing at all stood in them, all lists are there, so that their length says how many rounds there were.
+        """
         fields, values, where, rounds = self._stack.pop()
         seen = set().union(*(round_values for round_values, _ in rounds))
         for field in fields:
-            if field.name not in seen:
+            if seen and field.name not in seen:
                 continue
             values[field.name] = [round_values.get(field.name) for round_values, _ in rounds]
             where[field.name] = [round_where.get(field.name) for _, round_where in rounds]

@@ -34,10 +34,11 @@ class BinaryField(Meaning):
     """The next bytes of a frame.
 
     `type`: u8 to u64 and i8 to i64 in steps of 8 bits, f16, f32, f64; with `length` (bytes, "end", or {field: …}):
-    bcd (number), digits (BCD as text), hex, ascii, utf16, dotted (1.2.3); cp56 (7 bytes, a local time). `word_order:
-    low_first` swaps 16-bit words. A value with a name is shown, one with a metric is a reading; the name of a const,
-    skip, checksum or of the number that bits take apart is only what errors call it. References (`when`, `size`, `to`,
-    `decimals`) look in their own group first, then outwards.
+    bcd (number), signed_bcd (the top nibble is the sign: 0 plus, 8 minus, and F is read as minus too), digits (BCD as
+    text), hex, ascii, utf16, dotted (1.2.3); cp56 (7 bytes, a local time). `word_order: low_first` swaps 16-bit words.
+    A value with a name is shown, one with a metric is a reading; the name of a const, skip, checksum or of the number
+    that bits take apart is only what errors call it. References (`when`, `size`, `to`, `decimals`) look in their own
+    group first, then outwards.
     """
 
     type: str | None = None
@@ -68,10 +69,23 @@ class BinaryField(Meaning):
 
 
 class When(Strict):
-    """A condition on an earlier field: its value by name is this, or one of these."""
+    """A condition on an earlier field: its value by name is this, or one of these; with `differs`, it is none of them."""
 
     field: FieldName
-    equals: bool | int | str | list[bool | int | str]
+    equals: bool | int | str | list[bool | int | str] | None = None
+    differs: bool | int | str | list[bool | int | str] | None = None
+
+    @model_validator(mode="after")
+    def _one_question(self) -> When:
+        if (self.equals is None) == (self.differs is None):
+            raise ValueError("a condition has either equals or differs")
+        return self
+
+    @property
+    def named(self) -> list[bool | int | str]:
+        """The values that the condition speaks of."""
+        found = self.equals if self.equals is not None else self.differs
+        return found if isinstance(found, list) else [] if found is None else [found]
 
 
 class Block(Strict):

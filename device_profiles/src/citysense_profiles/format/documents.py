@@ -34,11 +34,13 @@ class JsonField(Meaning):
     """A value at a pointer inside an object. Absent is allowed unless `required`.
 
     `type`: int, number, bool, text, hex, base64, base64url (all shown as hex); number_text
-    and int_text for numbers written as strings.
+    and int_text for numbers written as strings; any_number for what comes plain or as a string, and is written plain.
     """
 
     pointer: Pointer
-    type: Literal["int", "number", "bool", "text", "hex", "base64", "base64url", "int_text", "number_text"]
+    type: Literal[
+        "int", "number", "bool", "text", "hex", "base64", "base64url", "int_text", "number_text", "any_number"
+    ]
     required: bool = False
 
 

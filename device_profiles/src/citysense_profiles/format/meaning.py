@@ -10,19 +10,23 @@ import re
 from fractions import Fraction
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, FiniteFloat, StringConstraints, model_validator
 
 Role = Literal["time", "tag", "serial", "boot", "seq"]
 TimeForm = Literal["unix_s", "unix_ms", "rfc3339", "digits", "cp56"]
 """digits: YYMMDDhhmmss or YYMMDDhhmm in BCD; cp56: CP56Time2a of IEC 60870-5-4. Both are local times, see utc_offset."""
 
-_DURATION = re.compile(r"^(\d+(?:\.\d+)?)(ms|s|min|h|d)$")
+_DURATION = re.compile(r"(\d{1,15}(?:\.\d{1,15})?)(ms|s|min|h|d)", re.ASCII)
 _SECONDS = {"ms": 0.001, "s": 1.0, "min": 60.0, "h": 3600.0, "d": 86400.0}
-_OFFSET = re.compile(r"^([+-])(\d\d):([0-5]\d)$")
+_OFFSET = re.compile(r"([+-])(\d\d):([0-5]\d)", re.ASCII)
+_LONGEST_RATIO = 80
+_FAR_EXPONENT = re.compile(r"e[+-]?0*\d{3}", re.IGNORECASE)
+_LARGEST_RATIO, _SMALLEST_RATIO = Fraction(10**30), Fraction(1, 10**30)
+"""No device counts in larger or smaller steps, and what 64 bits make of it still fits a double in every unit."""
 
 
 def _seconds(written: Any) -> float:
-    match = _DURATION.match(written) if isinstance(written, str) else None
+    match = _DURATION.fullmatch(written) if isinstance(written, str) else None
     if match is None:
         raise ValueError("a duration carries its unit: 500ms, 30s, 5min, 1h, 1d")
     return float(match[1]) * _SECONDS[match[2]]
@@ -40,14 +44,21 @@ def _hex(written: Any) -> bytes:
 def _ratio(written: Any) -> Fraction:
     if isinstance(written, bool) or not isinstance(written, int | float | str):
         raise ValueError("a scale is a decimal number or a ratio in quotes, such as 0.1 or '1/690'")
+    text = str(written).replace(" ", "")
+    # Looked at as text first: a number such as 1e9999999 takes seconds to make.
+    if len(text) > _LONGEST_RATIO or _FAR_EXPONENT.search(text):
+        raise ValueError("a scale or offset lies between 1e-30 and 1e30")
     try:
-        return Fraction(str(written).replace(" ", ""))
+        ratio = Fraction(text)
     except (ValueError, ZeroDivisionError):
         raise ValueError("a scale is a decimal number or a ratio in quotes, such as 0.1 or '1/690'") from None
+    if ratio and not _SMALLEST_RATIO <= abs(ratio) <= _LARGEST_RATIO:
+        raise ValueError("a scale or offset lies between 1e-30 and 1e30")
+    return ratio
 
 
 def _minutes(written: Any) -> int:
-    match = _OFFSET.match(written) if isinstance(written, str) else None
+    match = _OFFSET.fullmatch(written) if isinstance(written, str) else None
     if match is None or int(match[2]) > 14:
         raise ValueError('an offset from UTC is written "+08:00"')
     minutes = int(match[2]) * 60 + int(match[3])
@@ -85,7 +96,7 @@ class FromField(Strict):
     field: FieldName
 
 
-Source = float | FromSetting | FromField
+Source = FiniteFloat | FromSetting | FromField
 
 
 class Span(Strict):
@@ -94,7 +105,7 @@ class Span(Strict):
     `clamp`: a raw code below `raw[0]` reads as `values[0]`.
     """
 
-    raw: tuple[float, float]
+    raw: tuple[FiniteFloat, FiniteFloat]
     values: tuple[Source, Source]
     clamp: bool = False
 
@@ -142,7 +153,7 @@ class Meaning(Strict):
     others: Literal["refuse", "pass"] = "refuse"
     means: dict[Scalar, Scalar] | None = None
     invalid: list[Scalar] = []
-    valid: tuple[float, float] | None = None
+    valid: tuple[FiniteFloat, FiniteFloat] | None = None
     default: Scalar | None = None
     personal: bool = False
     secret: bool = False

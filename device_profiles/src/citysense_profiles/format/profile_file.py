@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import Discriminator, Field, StringConstraints, Tag, model_validator
+from pydantic import Discriminator, Field, FiniteFloat, StringConstraints, Tag, model_validator
 
 from citysense_profiles.format.binary import BinaryCodec, BinaryWhen, Item, Part, TlvCodec
 from citysense_profiles.format.documents import (
@@ -122,9 +122,15 @@ class SettingEntry(Strict):
     title: str
     title_zh: str | None = None
     unit: str
-    default: float | None = None
+    default: FiniteFloat | None = None
     required: bool = False
-    range: tuple[float, float] | None = None
+    range: tuple[FiniteFloat, FiniteFloat] | None = None
+
+    @model_validator(mode="after")
+    def _in_order(self) -> SettingEntry:
+        if self.range is not None and not self.range[0] <= self.range[1]:
+            raise ValueError("range is [lowest, highest]")
+        return self
 
 
 class OptionEntry(Strict):
@@ -142,6 +148,10 @@ class OptionEntry(Strict):
 
     @model_validator(mode="after")
     def _same_choices(self) -> OptionEntry:
+        if self.default not in self.choices:
+            raise ValueError(
+                f"default {self.default!r} is not one of the choices ({', '.join(map(str, self.choices))})"
+            )
         if self.choices_zh and self.choices_zh.keys() != self.choices.keys():
             raise ValueError("choices_zh has the same choices as choices, with their text in Chinese")
         return self
@@ -198,16 +208,16 @@ class Transport(Strict):
 class Walk(Strict):
     """Wanders between two values by at most `step` per report."""
 
-    start: Annotated[float, Field(alias="from")]
-    to: float
-    step: Annotated[float, Field(gt=0)]
+    start: Annotated[FiniteFloat, Field(alias="from")]
+    to: FiniteFloat
+    step: Annotated[FiniteFloat, Field(gt=0)]
 
 
 class Drain(Strict):
     """Falls (or rises, if negative) steadily from a value."""
 
-    start: Annotated[float, Field(alias="from")]
-    per_day: float
+    start: Annotated[FiniteFloat, Field(alias="from")]
+    per_day: FiniteFloat
 
 
 class Behaviour(Strict):

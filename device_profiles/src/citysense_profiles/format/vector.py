@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, FiniteFloat, model_validator
 
 from citysense_profiles.format.meaning import HexBytes, Name, Scalar, SettingName, Strict
 from citysense_profiles.format.registers import Table
@@ -74,14 +74,14 @@ class VectorEntry(Strict):
     port: int | None = None
     wire: Wire
     content: int | None = None
-    settings: dict[SettingName, float | str] = {}
+    settings: dict[SettingName, FiniteFloat | str] = {}
     values: dict[str, Any] | None = None
     samples: list[VectorSample] | None = None
     boot: int | None = None
     seq: int | None = None
     base: int | None = None
     serial: str | None = None
-    tolerance: Annotated[float, Field(ge=0)] = 0.0
+    tolerance: Annotated[FiniteFloat, Field(ge=0)] = 0.0
     canonical: bool = True
     error: str | None = None
 

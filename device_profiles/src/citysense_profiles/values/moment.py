@@ -15,8 +15,9 @@ from citysense_profiles.errors import RefusedError
 from citysense_profiles.format.meaning import TimeForm
 
 _RFC3339 = re.compile(
-    r"(\d{4})-(\d\d)-(\d\d)[Tt ](\d\d):(\d\d):(\d\d)(?:\.(\d{1,12}))?(?:[Zz]|([+-])(\d\d):(\d\d))", re.ASCII
+    r"(\d{4})-(\d\d)-(\d\d)[Tt ](\d\d):(\d\d):(\d\d)(?:\.(\d{1,12}))?(?:[Zz]|([+-])(\d\d):?(\d\d))", re.ASCII
 )
+"""The colon of the offset may be missing, as ISO 8601 has it too and readers of tags write it."""
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 LATEST = 253_402_300_799_999
 """The last millisecond of the year 9999, which is what RFC 3339 can write."""
@@ -88,7 +89,10 @@ def _milliseconds(moment: datetime) -> int:
 
 
 def _moment(milliseconds: int, shift: int) -> datetime:
-    return _EPOCH + timedelta(milliseconds=milliseconds + shift)
+    try:
+        return _EPOCH + timedelta(milliseconds=milliseconds + shift)
+    except OverflowError:
+        raise RefusedError(f"time {milliseconds} ms lies beyond the year 9999 where the device is") from None
 
 
 def _to_rfc3339(milliseconds: int, shift: int) -> str:

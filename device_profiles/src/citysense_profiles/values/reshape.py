@@ -11,6 +11,7 @@ from typing import Any
 
 from citysense_profiles.errors import RefusedError
 from citysense_profiles.format.meaning import Reshape
+from citysense_profiles.values.words import portable
 
 _PART = re.compile(r"\{(\d+)\}", re.ASCII)
 LONGEST_PART = 256
@@ -34,7 +35,10 @@ def _between(source: str, target: str) -> Callable[[Any], str]:
         match = pattern.fullmatch(text) if isinstance(text, str) else None
         if match is None:
             raise RefusedError(f"{text!r} is not of the form {source}")
-        return literals[0] + "".join(part + after for part, after in zip(match.groups(), literals[1:], strict=True))
+        rearranged = literals[0] + "".join(
+            part + after for part, after in zip(match.groups(), literals[1:], strict=True)
+        )
+        return str(portable(rearranged))
 
     return rearrange
 

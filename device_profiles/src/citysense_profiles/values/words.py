@@ -11,7 +11,7 @@ from typing import Any, Final, Literal
 
 from citysense_profiles.errors import RefusedError
 from citysense_profiles.format.meaning import Meaning, Scalar
-from citysense_profiles.values.scaling import portable_number
+from citysense_profiles.values.scaling import finite, portable_number
 from citysense_profiles.vocabulary import Metric, ValueType
 
 Raw = Literal["int", "float", "number", "bool", "text"]
@@ -52,6 +52,7 @@ def mapped(meaning: Meaning, raw: Raw) -> tuple[Callable[[Any], Any], Callable[[
     for code in table:
         if not is_raw(code, raw):
             raise ValueError(f"map: {code!r} is not a raw {raw}")
+    _check_numbers("map", table)
     back = {_key(value): code for code, value in table.items()}
     if len(back) != len(table):
         raise ValueError("map: two raw codes give the same value, so encoding could not tell which; name them apart")
@@ -62,6 +63,16 @@ def mapped(meaning: Meaning, raw: Raw) -> tuple[Callable[[Any], Any], Callable[[
     if raw != "int" or any(type(value) is int for value in table.values()):
         raise ValueError("others: pass shows unknown codes as numbers, so the map goes from whole numbers to words")
     return _or_pass(read, frozenset(table)), _or_pass(write, frozenset(table))
+
+
+def _check_numbers(key: str, table: Mapping[Any, Scalar]) -> None:
+    """A number that a table gives must be one that a reading, JSON and CBOR can hold."""
+    for value in table.values():
+        try:
+            if type(value) in (int, float):
+                portable_number(finite(value))
+        except RefusedError as error:
+            raise ValueError(f"{key}: {error}") from error
 
 
 def _lookup(table: Mapping[tuple[bool, Any], Scalar], what: str) -> Callable[[Any], Any]:
@@ -130,6 +141,7 @@ def meant(
     Raises ValueError with a sentence where a meaning is none of the metric's values.
     """
     means = dict(meaning.means or {})
+    _check_numbers("means", means)
     if metric.type is ValueType.NUMBER:
         means = {word: float(value) if type(value) is int else value for word, value in means.items()}
     check = value_check(metric)

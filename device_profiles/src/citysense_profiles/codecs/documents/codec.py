@@ -1,8 +1,8 @@
 """JSON and CBOR messages of vendors: one object, or each of a list of them.
 
 Owns which objects a message consists of, the two ways to read it and the way to write it. The parts of an object live
-in `document_parts.py`. Values that the profile does not name are passed over, and objects that `only` excludes as well,
-so a frame may hold no samples at all. A repeated key of a JSON object counts with its last value: the parser does not
+in `parts.py`. Values that the profile does not name are passed over, and objects that `only` excludes as well, so a
+frame may hold no samples at all. A repeated key of a JSON object counts with its last value: the parser does not
 tell, and a look of our own would cost more than the whole decoding.
 """
 

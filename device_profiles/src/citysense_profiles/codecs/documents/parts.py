@@ -1,9 +1,9 @@
 """The objects of a document message, and the lists of objects inside them.
 
-Owns reading an object into a sink and building it again from values by name. Single values live in
-`document_values.py`. How the bytes of the document are read and
-which objects a message consists of is the codec's business. An absent value is an absent key, both ways. In the lists
-by name it is None, as null is: on the way back a None among values is left out, and a list of nothing else is of nulls.
+Owns reading an object into a sink and building it again from values by name. Single values live in `values.py`. How the
+bytes of the document are read and which objects a message consists of is the codec's business. An absent value is an
+absent key, both ways. In the lists by name it is None, as null is: on the way back a None among values is left out, and
+a list of nothing else is of nulls.
 """
 
 from __future__ import annotations

@@ -114,6 +114,10 @@ def _number_text(found: Any) -> int | float:
     return _int(int(text)) if _INT_TEXT.fullmatch(text) else float(text)
 
 
+def _any_number(found: Any) -> int | float:
+    return _number_text(found) if type(found) is str else _number(found)
+
+
 def _hex(found: Any) -> str:
     try:
         return bytes.fromhex(_text(found)).hex().upper()
@@ -163,6 +167,7 @@ _TYPES: dict[str, Carried] = {
     "base64url": Carried(raw="text", check=_base64, store=_stored_as("base64url")),
     "int_text": Carried(raw="int", check=_int_text, store=_stored_text),
     "number_text": Carried(raw="number", check=_number_text, store=_stored_text),
+    "any_number": Carried(raw="number", check=_any_number, store=portable),
 }
 _IN_CBOR: dict[str, Carried] = {
     "hex": Carried(raw="text", check=_hex_or_bytes, store=_stored_as("hex", cbor=True)),

@@ -1,7 +1,7 @@
 """Values of an object at pointers: single ones, and frames of bytes inside a string.
 
 Owns reading one of them out of an object into a sink, and writing it back. Lists of objects, and what an object holds
-altogether, live in `document_parts.py`.
+altogether, live in `parts.py`.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import Any
 
 from citysense_profiles.codecs.documents.pointer import ABSENT, Path, Shape, Steps, parse, put, walk
 from citysense_profiles.codecs.documents.scalars import Carried, ShapeError, carried, from_bytes, to_bytes
-from citysense_profiles.codecs.field import Field, compile_field
+from citysense_profiles.codecs.field import Field, compile_field, with_null
 from citysense_profiles.codecs.frames.node import Scope
 from citysense_profiles.codecs.frames.parts import Parts
 from citysense_profiles.codecs.sinks import ByName, Sink, numbers_from, numbers_of
@@ -33,7 +33,7 @@ class Leaf:
         )
         self.plain = field = replace(field, needs=needs)
         scope.known[field.name] = field
-        self.field = _with_null(field)
+        self.field = with_null(field)
         self.fields: tuple[Field, ...] = (self.field,)
         self.kind = entry.type
         self.check, self._store = kind.check, kind.store
@@ -159,20 +159,3 @@ def inside(pointer: str) -> Path:
     if not path:
         raise ValueError("pointer must lead into the object")
     return path
-
-
-def _with_null(field: Field) -> Field:
-    """The field, with null read as "no value"."""
-    shown, told = field.shown, field.told
-
-    def shown_or_none(code: Any, *numbers: float) -> Any:
-        return None if code is None else shown(code, *numbers)
-
-    if told is None:
-        return replace(field, shown=shown_or_none)
-    tell = told
-    return replace(
-        field,
-        shown=shown_or_none,
-        told=lambda code, *numbers: None if code is None else tell(code, *numbers),
-    )

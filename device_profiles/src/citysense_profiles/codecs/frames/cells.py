@@ -141,6 +141,13 @@ class Summed:
 Cell = Pinned | Held | Packed | Summed
 
 
+def fields_of(cell: Cell) -> tuple[Field, ...]:
+    """What has a name in a cell."""
+    if isinstance(cell, Held):
+        return (cell.field,)
+    return cell.bits.fields if isinstance(cell, Packed) else ()
+
+
 def exact_code(field: Field, number: int) -> Any:
     """The raw code that says exactly `number`. Raises RefusedError where rounding would make it another."""
     code = field.stored(number)

@@ -22,6 +22,8 @@ from citysense_profiles.errors import RefusedError
 from citysense_profiles.format.binary import When
 
 Reader = Callable[[bytes, int, int, Sink], int]
+MOST_BYTES = 65_536
+"""Repeats in repeats multiply; no channel carries a longer frame."""
 
 
 def _key(value: Any) -> tuple[bool, Any]:
@@ -101,18 +103,19 @@ def _joined(nodes: Sequence[Node], scope: Scope) -> list[Node]:
 
 @dataclass(frozen=True, slots=True)
 class Condition:
-    """An earlier field's value by name is one of these."""
+    """An earlier field's value by name is one of these, or (`inverse`) none of them."""
 
     name: str
     first: Any
     wanted: frozenset[tuple[bool, Any]]
+    inverse: bool = False
 
     @staticmethod
     def of(entry: When, scope: Scope) -> Condition:
         """The condition that an entry describes. Raises ValueError."""
         field = scope.value(entry.field)
         scope.uses.controls.add(field.name)
-        wanted = entry.equals if isinstance(entry.equals, list) else [entry.equals]
+        wanted = entry.named
         for value in wanted:
             try:
                 if not field.needs:
@@ -120,12 +123,15 @@ class Condition:
             except RefusedError as error:
                 raise ValueError(f"when: {field.name} is never {value!r}: {error}") from error
         if not wanted:
-            raise ValueError("when: equals names no value")
-        return Condition(field.name, wanted[0], frozenset(map(_key, wanted)))
+            raise ValueError("when: no value is named")
+        return Condition(field.name, wanted[0], frozenset(map(_key, wanted)), entry.differs is not None)
 
     def holds(self, kept: Mapping[str, Any]) -> bool:
         """Whether it does; a field that is not there is no value."""
-        return self.name in kept and _key(kept[self.name]) in self.wanted
+        return self.name in kept and (_key(kept[self.name]) in self.wanted) != self.inverse
+
+    def __str__(self) -> str:
+        return f"{self.name} is {'not ' if self.inverse else ''}{self.first!r}"
 
 
 class BlockPart:
@@ -159,8 +165,9 @@ class BlockPart:
 
     def settle(self, out: Writing) -> None:
         """If values of the block are given, its condition shall hold, unless the caller says otherwise."""
-        if self._when is not None and self._when.name not in out.values and out.gives(self.fields):
-            out.values[self._when.name] = self._when.first
+        when = self._when
+        if when is not None and not when.inverse and when.name not in out.values and out.gives(self.fields):
+            out.values[when.name] = when.first
         self._inner.settle(out)
 
     def write(self, out: Writing) -> None:
@@ -168,7 +175,7 @@ class BlockPart:
         if self._when is not None and not self._when.holds(out.kept):
             if out.gives(self.fields):
                 given = next(field.name for field in self.fields if field.name in out.values)
-                text = f"{given} is given, but is there only if {self._when.name} is {self._when.first!r}"
+                text = f"{given} is given, but is there only if {self._when}"
                 self._place.cannot_encode(text, field=self._when.name)
             return
         start = len(out.data)
@@ -256,6 +263,8 @@ class RepeatPart:
         self.flat: Flat | None = None
         if inner.shortest < 1:
             raise ValueError("a round must hold at least one byte in any case, else it could go on forever")
+        if self.shortest > MOST_BYTES:
+            raise ValueError(f"these rounds make at least {self.shortest} bytes; a frame has at most {MOST_BYTES}")
 
     def seal(self, uses: Uses) -> None:
         """Learn what must be forgotten when a round ends."""
@@ -263,33 +272,39 @@ class RepeatPart:
         self._inner.seal(uses)
 
     def read(self, payload: bytes, at: int, end: int, sink: Sink) -> int:
-        """All rounds."""
+        """All rounds. Where there is none, nothing is said: by name, the lists are absent rather than empty."""
         stop = end if self._window is None else self._window.close(self._place, sink, at, end)
-        rounds, read, own = self._rounds, self._inner.reader, self._own
-        sink.enter(self.fields)
-        if rounds is None:
-            left = self._most
-            while at < stop:
-                if left == 0:
-                    self._too_many(at)
-                left -= 1
-                sink.next()
-                forget(sink.kept, own)
-                at = read(payload, at, stop, sink)
-        else:
-            count = rounds if isinstance(rounds, int) else counted(self._place, sink, rounds, at)
-            if count * self._inner.shortest > stop - at:
-                text = f"{count} rounds of {self._label} need more than the {max(stop - at, 0)} bytes that are left"
-                self._place.refuse("truncated", text, offset=max(stop, 0))
-            if count > self._most:
-                self._too_many(at)
-            for _ in range(count):
-                sink.next()
-                forget(sink.kept, own)
-                at = read(payload, at, stop, sink)
-        sink.leave()
+        most = self._most_rounds(sink, at, stop)
+        if most and at < stop:
+            sink.enter(self.fields)
+            at = self._read_rounds(most, payload, at, stop, sink)
+            sink.leave()
         if self._window is not None:
             leftover(self._place, at, stop)
+        return at
+
+    def _most_rounds(self, sink: Sink, at: int, stop: int) -> int:
+        """How many rounds there are, or may be where they go up to the end."""
+        if self._rounds is None:
+            return self._most
+        count = self._rounds if isinstance(self._rounds, int) else counted(self._place, sink, self._rounds, at)
+        if count * self._inner.shortest > stop - at:
+            text = f"{count} rounds of {self._label} need more than the {max(stop - at, 0)} bytes that are left"
+            self._place.refuse("truncated", text, offset=max(stop, 0))
+        if count > self._most:
+            self._too_many(at)
+        return count
+
+    def _read_rounds(self, most: int, payload: bytes, at: int, stop: int, sink: Sink) -> int:
+        read, own, to_the_end = self._inner.reader, self._own, self._rounds is None
+        for _ in range(most):
+            if to_the_end and at >= stop:
+                return at
+            sink.next()
+            forget(sink.kept, own)
+            at = read(payload, at, stop, sink)
+        if to_the_end and at < stop:
+            self._too_many(at)
         return at
 
     def _too_many(self, at: int) -> NoReturn:

@@ -134,6 +134,8 @@ class _Admission:
             (match.at, frozenset([match.equals] if isinstance(match.equals, int) else match.equals))
             for match in when.match
         )
+        if parts.size is not None and self._shortest > max(parts.size, 1):
+            raise ValueError(f"when.shortest is {when.shortest}, the fields make {parts.size} bytes")
         for length in self._lengths:
             if length < parts.shortest or (parts.size is not None and length != parts.size):
                 raise ValueError(f"when.length is {length}, the fields make {parts.size or parts.shortest} bytes")

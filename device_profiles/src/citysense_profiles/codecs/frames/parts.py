@@ -11,7 +11,7 @@ from dataclasses import replace
 from typing import Any, TypeVar
 
 from citysense_profiles.codecs.contract import Place
-from citysense_profiles.codecs.field import Field, FieldFault, compile_field, label_of
+from citysense_profiles.codecs.field import Field, FieldFault, compile_field, label_of, with_null
 from citysense_profiles.codecs.frames.cells import Cell, Held, Pinned, Summed, compile_packed
 from citysense_profiles.codecs.frames.chain import BlockPart, Chain, Condition, LoosePart, RepeatPart, forget
 from citysense_profiles.codecs.frames.elements import ElementKind, ElementsPart
@@ -269,14 +269,4 @@ def _element(entry: Element, scope: Scope) -> ElementKind:
         field = _field(entry, "number", scope, null=True)
     except (ValueError, KeyError) as error:
         raise FieldFault(entry.name or f"element {lead:02X}", str(error.args[0])) from error
-    return ElementKind(lead, byte, _with_null(field), None)
-
-
-def _with_null(field: Field) -> Field:
-    """The field, with the wire's own "no value" read as such."""
-    shown, told = field.shown, field.told
-    return replace(
-        field,
-        shown=lambda code, *numbers: None if code is None else shown(code, *numbers),
-        told=None if told is None else lambda code, *numbers: None if code is None else told(code, *numbers),
-    )
+    return ElementKind(lead, byte, with_null(field), None)

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from citysense_profiles.codecs.field import Field
-from citysense_profiles.codecs.frames.cells import Held, Packed, Summed
+from citysense_profiles.codecs.frames.cells import Held, Packed, Summed, fields_of
 from citysense_profiles.codecs.frames.node import Flat
 from citysense_profiles.codecs.frames.slots import Slot
 from citysense_profiles.errors import RefusedError
@@ -143,7 +143,7 @@ def compile_quick(
     `kept` names the fields that others refer to, `pinned` bytes that must stand at their offsets besides. `whole`: this
     is the whole frame, so nobody else looks at its check sums.
     """
-    fields = [field for _, cell in flat.cells for field in _fields_of(cell)]
+    fields = [field for _, cell in flat.cells for field in fields_of(cell)]
     metrics = [field.metric for field in fields if field.metric is not None]
     events = [metric for metric in metrics if vocabulary.metric(metric).kind is Kind.EVENT]
     if any(field.needs for field in fields) or len(set(metrics)) != len(metrics) or len(events) > 1:
@@ -166,12 +166,6 @@ def compile_quick(
         if not _expect(plan, flat, name, number):
             return None
     return Quick(plan, order)
-
-
-def _fields_of(cell: Any) -> tuple[Field, ...]:
-    if isinstance(cell, Held):
-        return (cell.field,)
-    return cell.bits.fields if isinstance(cell, Packed) else ()
 
 
 def _parts_of(cell: Held | Packed) -> Iterator[tuple[Field, int, int, bool]]:

@@ -9,8 +9,7 @@ from __future__ import annotations
 import struct
 
 from citysense_profiles.codecs.contract import Place
-from citysense_profiles.codecs.field import Field
-from citysense_profiles.codecs.frames.cells import Cell, Held, Packed, Pinned, Summed
+from citysense_profiles.codecs.frames.cells import Cell, Held, Packed, Pinned, Summed, fields_of
 from citysense_profiles.codecs.frames.node import Flat, Node, Uses, refused
 from citysense_profiles.codecs.frames.quick import Quick, compile_quick
 from citysense_profiles.codecs.frames.writing import Writing
@@ -26,17 +25,6 @@ def offsets_of(cells: tuple[Cell, ...]) -> tuple[tuple[int, Cell], ...]:
     for cell in cells:
         found.append((at, cell))
         at += cell.size
-    return tuple(found)
-
-
-def fields_in(cells: tuple[Cell, ...]) -> tuple[Field, ...]:
-    """The fields of all cells, in order."""
-    found: list[Field] = []
-    for cell in cells:
-        if isinstance(cell, Held):
-            found.append(cell.field)
-        elif isinstance(cell, Packed):
-            found.extend(cell.bits.fields)
     return tuple(found)
 
 
@@ -64,7 +52,7 @@ class Run:
         self._struct = struct.Struct((">" if order == "big" else "<") + "".join(formats))
         self.shortest = self._struct.size
         self.size: int | None = self.shortest
-        self.fields = fields_in(cells)
+        self.fields = tuple(field for cell in cells for field in fields_of(cell))
         self.flat: Flat | None = Flat(self.shortest, placed)
 
     def seal(self, uses: Uses) -> None:

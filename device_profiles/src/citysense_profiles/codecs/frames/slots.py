@@ -18,7 +18,7 @@ from citysense_profiles.format.binary import BinaryField, ByteOrder
 from citysense_profiles.values.conversion import Raw
 
 _NATIVE_INT = {8: "B", 16: "H", 32: "I", 64: "Q"}
-_INT_BITS = frozenset({8, 16, 24, 32, 40, 48, 56, 64})
+_INTS = frozenset(f"{sign}{bits}" for sign in "ui" for bits in range(8, 65, 8))
 _FLOATS = {"f16": ("e", 2), "f32": ("f", 4), "f64": ("d", 8)}
 
 
@@ -65,7 +65,7 @@ def compile_slot(field: BinaryField, message_order: ByteOrder) -> Slot:
     swapped = _low_first(field, order) != (order == "little")
     if kind in _FLOATS:
         return _float(kind, order, message_order, swapped)
-    if kind[:1] in ("u", "i") and kind[1:].isdecimal() and int(kind[1:]) in _INT_BITS:
+    if kind in _INTS:
         return _integer(int(kind[1:]), kind[0] == "i", order, message_order, swapped)
     raise ValueError(
         f"type {kind!r} is not known; use u8 to u64, i8 to i64, f16, f32, f64, cp56, {', '.join(sorted(SIZED))}"
@@ -85,7 +85,7 @@ def compile_loose(field: BinaryField, message_order: ByteOrder) -> Loose:
 
 def _order_of(kind: str, field: BinaryField, message_order: ByteOrder) -> ByteOrder:
     """BCD stands with the high digits first, whatever the message's order, unless the field itself says otherwise."""
-    return field.byte_order or ("big" if kind == "bcd" else message_order)
+    return field.byte_order or ("big" if kind in ("bcd", "signed_bcd") else message_order)
 
 
 def _low_first(field: BinaryField, order: ByteOrder) -> bool:
@@ -131,7 +131,7 @@ def _float(kind: str, order: ByteOrder, run_order: ByteOrder, swapped: bool) -> 
         try:
             # There is one mark, whatever sign the profile's NaN has come to have.
             data = inner.pack(code if code == code else nan)
-        except OverflowError:
+        except (OverflowError, struct.error):  # struct.error: an int that no double can hold
             raise RefusedError(f"{code!r} does not fit {kind}") from None
         return _swap(data) if swapped else data
 

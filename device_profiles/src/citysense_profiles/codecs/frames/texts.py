@@ -14,7 +14,7 @@ from citysense_profiles.errors import RefusedError
 from citysense_profiles.format.binary import ByteOrder
 from citysense_profiles.values.conversion import Raw
 
-SIZED = frozenset({"bcd", "digits", "hex", "ascii", "utf16", "dotted"})
+SIZED = frozenset({"bcd", "signed_bcd", "digits", "hex", "ascii", "utf16", "dotted"})
 """The kinds that need a length."""
 MOST_BCD_DIGITS = 20
 """What 64 bits hold; more digits that are not leading zeros are refused before they become a number."""
@@ -33,6 +33,10 @@ def sized_text(kind: str, length: int | None, order: ByteOrder) -> Both:
         if order == "little":
             return "int", lambda data: _bcd(data[::-1]), lambda code: _to_bcd(code, length)[::-1]
         return "int", _bcd, lambda code: _to_bcd(code, length)
+    if kind == "signed_bcd":
+        if order == "little":
+            return "int", lambda data: _signed_bcd(data[::-1]), lambda code: _to_signed_bcd(code, length)[::-1]
+        return "int", _signed_bcd, lambda code: _to_signed_bcd(code, length)
     if kind == "utf16":
         if length is not None and length % 2:
             raise ValueError("utf16 has two bytes for each letter; the length is odd")
@@ -76,6 +80,22 @@ def _to_bcd(code: int, length: int | None) -> bytes:
     if code < 0 or len(digits) > width:
         raise RefusedError(f"{code} does not fit {width} decimal digits")
     return bytes.fromhex(digits.zfill(width))
+
+
+def _signed_bcd(data: bytes) -> int:
+    text = data.hex()
+    if text[:1] not in ("0", "8", "f"):
+        raise RefusedError(f"{text} begins with no sign (0, 8 or f)")
+    size = _bcd(bytes.fromhex("0" + text[1:]))
+    return size if text[:1] == "0" else -size
+
+
+def _to_signed_bcd(code: int, length: int | None) -> bytes:
+    digits = str(abs(code))
+    width = 2 * length - 1 if length is not None else len(digits) + 1 - len(digits) % 2
+    if len(digits) > width:
+        raise RefusedError(f"{code} does not fit a sign and {width} decimal digits")
+    return bytes.fromhex(("8" if code < 0 else "0") + digits.zfill(width))
 
 
 def _hex(data: bytes) -> str:

@@ -6,12 +6,12 @@ normal; a map without any of its registers is not this device's.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from citysense_profiles.codecs.contract import Finish, Named, Place, Read, Write
-from citysense_profiles.codecs.field import Field, FieldFault, compile_field, label_of
+from citysense_profiles.codecs.field import Field, FieldFault, compile_field, label_of, with_null
 from citysense_profiles.codecs.frames.bits import Bits, RefusedPart, compile_bits
 from citysense_profiles.codecs.modbus.fast import FastMap, compile_fast
 from citysense_profiles.codecs.modbus.plan import BIT_TABLES, MOST_WRITTEN, Key, plan_reads, plan_writes
@@ -249,12 +249,4 @@ def _compile(field: ModbusField, label: str, entry: ModbusMessage, vocabulary: V
 
 def _compile_value(field: ModbusField, slot: RegisterSlot, vocabulary: Vocabulary) -> Field:
     compiled = compile_field(field, slot.raw, vocabulary, null=slot.can_be_missing, single_bit=field.type == "bit")
-    if not slot.can_be_missing:
-        return compiled
-    told = compiled.told
-    return replace(compiled, shown=_none_first(compiled.shown), told=None if told is None else _none_first(told))
-
-
-def _none_first(convert: Callable[..., Any]) -> Callable[..., Any]:
-    """The words may have a mark of their own for "no value"; then there is nothing to convert."""
-    return lambda code, *numbers: None if code is None else convert(code, *numbers)
+    return with_null(compiled) if slot.can_be_missing else compiled

@@ -28,7 +28,7 @@ _Step = tuple[str, int, Any]
 _Split = tuple[tuple[int, int, int], ...]
 
 # What a step does with its raw code; the third element of a step is what it needs for that.
-_DIVIDE, _AFFINE, _FLOAT, _TOLD, _CHECK = range(5)
+_DIVIDE, _SCALE, _FLOAT, _TOLD, _CHECK = range(5)
 _POWERS = {Fraction(10) ** places: f"e{places}" for places in range(-9, 10)}
 
 
@@ -74,7 +74,7 @@ def _step(field: Field, slot: RegisterSlot | None, vocabulary: Vocabulary) -> _S
     plain = _plain(field, vocabulary)
     if load is None and plain is not None and not field.entry.invalid:
         p, b, q = plain
-        return (metric, _DIVIDE, q) if (p, b) == (1, 0) else (metric, _AFFINE, plain)
+        return (metric, _DIVIDE, q) if (p, b) == (1, 0) else (metric, _SCALE, plain)
     by = _float_factor(field, vocabulary) if load is None else None
     if by == 1:
         return metric, _FLOAT, told
@@ -146,7 +146,7 @@ def _assemble(
             for (metric, kind, how), code in zip(steps, codes, strict=True):
                 if kind == _DIVIDE:
                     values[metric] = code / how
-                elif kind == _AFFINE:
+                elif kind == _SCALE:
                     p, b, q = how
                     values[metric] = (code * p + b) / q
                 elif kind == _FLOAT and code - code == 0.0:  # neither infinite nor NaN

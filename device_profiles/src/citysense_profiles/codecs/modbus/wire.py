@@ -1,4 +1,4 @@
-"""Modbus requests as they stand on a serial line (RTU): a read request written and read.
+"""Modbus requests as they stand on a serial line (RTU): what the bytes of a read request ask for.
 
 Owns the eight bytes of a read request: unit, function, address, quantity, check sum. Sends nothing; the drivers of the
 gateway do that. Facts: Modbus application protocol 1.1b3, Modbus over serial line 1.02.
@@ -20,7 +20,7 @@ _LENGTH = 8
 
 
 class RequestFault(RefusedError):
-    """Bytes that are no read request, or numbers that none can carry. `code` is what a DecodeError would have."""
+    """Bytes that are no read request. `code` is what a DecodeError would have."""
 
     def __init__(self, code: DecodeCode, text: str) -> None:
         super().__init__(text)
@@ -49,13 +49,6 @@ def table_of(function: int) -> str:
         raise RequestFault("shape", f"function {function} does not read; 1 to 4 do") from None
 
 
-def rtu_read_request(unit: int, function: int, address: int, quantity: int) -> bytes:
-    """The eight bytes of a read request. Raises RequestFault for numbers that it cannot carry."""
-    request = _checked(ReadRequest(unit, function, address, quantity))
-    body = bytes((request.unit, request.function)) + request.address.to_bytes(2) + request.quantity.to_bytes(2)
-    return body + crc16_modbus(body).to_bytes(2, "little")
-
-
 def parse_rtu_request(frame: bytes) -> ReadRequest:
     """What the bytes ask for. Raises RequestFault with the codes truncated, trailing, checksum, shape, value."""
     if len(frame) != _LENGTH:
@@ -65,16 +58,11 @@ def parse_rtu_request(frame: bytes) -> ReadRequest:
     if sent != right:
         raise RequestFault("checksum", f"the check sum is {sent.hex()}; of these bytes it would be {right.hex()}")
     unit, function = frame[:2]
-    return _checked(ReadRequest(unit, function, int.from_bytes(frame[2:4]), int.from_bytes(frame[4:6])))
-
-
-def _checked(request: ReadRequest) -> ReadRequest:
-    most = MAX_BITS if table_of(request.function) in ("coil", "discrete") else MAX_REGISTERS
-    if not 0 <= request.unit <= 255:
-        raise RequestFault("value", f"unit {request.unit} is not in 0 to 255")
+    request = ReadRequest(unit, function, int.from_bytes(frame[2:4]), int.from_bytes(frame[4:6]))
+    most = MAX_BITS if table_of(function) in ("coil", "discrete") else MAX_REGISTERS
     if not 1 <= request.quantity <= most:
         raise RequestFault("value", f"quantity {request.quantity} is not in 1 to {most}")
-    if not 0 <= request.address <= 65536 - request.quantity:
+    if request.address + request.quantity > 65536:
         raise RequestFault(
             "value", f"address {request.address} and {request.quantity} from there are not in 0 to 65535"
         )
