@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import gc
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 
 from citysense_profiles.compiler import parse_profile
@@ -75,38 +75,40 @@ class Claims:
 
 
 def load_catalogue(extra: Path | None = None) -> Catalogue:
-    """Our profiles and those below `extra` (same layout: <vendor>/<model>.yaml). Raises ProfileError on any wrong file."""
-    with _without_collections():
-        return _load(extra)
+    """Our profiles and those below `extra` (same layout: <vendor>/<model>.yaml). Raises ProfileError on any wrong file.
+
+    Ours are read once per process; `extra` is read every time.
+    """
+    profiles: dict[str, Profile] = {}
+    claims = Claims()
+    for file, profile in (*_shipped(OWN_CATALOGUE), *(_below(extra) if extra is not None else ())):
+        if profile.id in profiles:
+            raise ProfileError(f"id {profile.id} exists already", file=file, field="id")
+        claims.add(profile, file)
+        profiles[profile.id] = profile
+    return Catalogue(profiles)
 
 
-@contextmanager
-def _without_collections() -> Iterator[None]:
-    """Loading makes hundreds of thousands of objects that stay; looking for garbage among them takes as long again."""
+@cache
+def _shipped(root: Path) -> tuple[tuple[str, Profile], ...]:
+    """What ships with this package. It stays for the life of the process, so no collection need look at it again."""
     enabled = gc.isenabled()
     gc.disable()
     try:
-        yield
+        return tuple(_below(root))
     finally:
+        gc.freeze()
         if enabled:
             gc.enable()
 
 
-def _load(extra: Path | None) -> Catalogue:
-    profiles: dict[str, Profile] = {}
-    claims = Claims()
-    for root in (OWN_CATALOGUE,) if extra is None else (OWN_CATALOGUE, extra):
-        if not root.is_dir():
-            raise ProfileError("not a folder; give the folder that holds <vendor>/<model>.yaml", file=str(root))
-        for path in sorted(root.glob("*/*.yaml")):
-            if path.parent.name == EXAMPLE_FOLDER:
-                continue
-            profile = load_profile(path, root)
-            if profile.id in profiles:
-                raise ProfileError(f"id {profile.id} exists already", file=str(path), field="id")
-            claims.add(profile, str(path))
-            profiles[profile.id] = profile
-    return Catalogue(profiles)
+def _below(root: Path) -> Iterator[tuple[str, Profile]]:
+    """(path, profile) of all files below a folder, in the order of their names."""
+    if not root.is_dir():
+        raise ProfileError("not a folder; give the folder that holds <vendor>/<model>.yaml", file=str(root))
+    for path in sorted(root.glob("*/*.yaml")):
+        if path.parent.name != EXAMPLE_FOLDER:
+            yield str(path), load_profile(path, root)
 
 
 def load_profile(path: Path, root: Path) -> Profile:
