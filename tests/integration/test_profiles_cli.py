@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import re
 import subprocess
 import sys
@@ -588,3 +589,15 @@ def test_a_command_in_text_decodes_as_text_and_as_the_hex_of_the_text(run: Any) 
         code, out, _ = run("decode", "--profile", profile.id, "--json", typed)
         assert code == 0
         assert json.loads(out)["values"]["upload_interval"] == 4
+
+
+def test_a_terminal_without_chinese_still_gets_the_sheet() -> None:
+    command = [sys.executable, "-c", "from citysense.cli.main import run; run()"]
+    done = subprocess.run(
+        [*command, "profiles", "doc", "generic/water-gauge", "--lang", "zh"],
+        env={**os.environ, "PYTHONIOENCODING": "latin-1"},
+        capture_output=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert b"\\u79ef\\u6c34" in done.stdout

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import base64
 import re
+import reprlib
 from collections.abc import Iterator
 from typing import Any, NoReturn
 
@@ -149,5 +150,5 @@ def first_fault(error: ValidationError) -> tuple[tuple[str | int, ...], str]:
     if fault["type"] == "missing":
         sentence = "is required and missing"
     elif not isinstance(fault["input"], dict | list):
-        sentence = f"{sentence} (found {fault['input']!r})"
+        sentence = f"{sentence} (found {reprlib.repr(fault['input'])})"
     return fault["loc"], sentence

@@ -18,6 +18,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from citysense.errors import SetupError
+
 EXAMPLE = """\
 examples:
   citysense bench decode                  ratios, loading time, slowest input of 1 kB
@@ -26,7 +28,7 @@ examples:
 
 exit codes:
   0  measured, and every profile gives what the code by hand gives
-  1  they differ
+  1  they differ, or the catalogue does not load
 """
 HIGHEST_RATIO = 2.5
 SLOWEST_S = 0.001
@@ -97,10 +99,15 @@ def add_parser(subparsers: Any) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Measure and print; 1 where a profile gives something else than the code by hand."""
     from citysense.cli.slowest_input import search
-    from citysense_profiles import load_catalogue
+    from citysense_profiles import ProfileError, load_catalogue
 
     seed = arguments.seed if arguments.seed is not None else random.SystemRandom().randrange(2**32)
-    catalogue = load_catalogue()
+    try:
+        catalogue = load_catalogue()
+    except ProfileError as error:
+        raise SetupError(
+            f"the catalogue does not load: {error}; `citysense profiles check` shows all faults"
+        ) from error
     found = search(list(catalogue), seconds=arguments.search, rng=random.Random(seed))  # noqa: S311 - repeatable, nothing secret
     figures = Figures(
         ratios=tuple(measure(name) for name in ("binary", "json", "registers")),
