@@ -9,6 +9,7 @@ the frames of all vectors first:
 
 from __future__ import annotations
 
+import gc
 import hashlib
 import sys
 from collections.abc import Iterator
@@ -127,6 +128,7 @@ def _fuzz(arguments: list[str]) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         for data in seed_inputs():
             (folder / hashlib.sha256(data).hexdigest()[:32]).write_bytes(data)
+    gc.unfreeze()  # instrument_all looks for functions among what the collector knows
     atheris.instrument_all()
     atheris.Setup(arguments, fuzz_one_input)
     atheris.Fuzz()
