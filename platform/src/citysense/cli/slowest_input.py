@@ -20,6 +20,7 @@ from citysense_profiles.checking.vector_check import frame_of
 
 SIZE = 1024
 RUNS = 3
+RUNS_AT_THE_END = 25
 DRAWINGS = 8
 KEPT = 40
 """Slowest inputs that are mutated further."""
@@ -57,7 +58,12 @@ def search(
         for parent in rng.choices(found, k=KEPT):
             payload = mutated(parent.payload, rng.choice(found).payload, rng)
             found.append(measured(by_id[parent.profile], parent.message, parent.content, payload, cpu))
-    return tuple(slowest(found))
+    # A pause of the machine can hit all few runs of one input: what is reported is measured anew, and longer.
+    again = [
+        measured(by_id[one.profile], one.message, one.content, one.payload, cpu, RUNS_AT_THE_END)
+        for one in slowest(found)
+    ]
+    return tuple(slowest(again))
 
 
 def slowest(found: Sequence[Found]) -> list[Found]:
@@ -74,10 +80,12 @@ def slowest(found: Sequence[Found]) -> list[Found]:
     return kept
 
 
-def measured(profile: Profile, message: str, content: int | None, payload: bytes, cpu: Callable[[], float]) -> Found:
+def measured(
+    profile: Profile, message: str, content: int | None, payload: bytes, cpu: Callable[[], float], runs: int = RUNS
+) -> Found:
     """The fastest of several runs: what the input itself costs."""
     best, outcome = float("inf"), "readings"
-    for _ in range(RUNS):
+    for _ in range(runs):
         start = cpu()
         try:
             profile.decode(payload, message=message, content=content)
