@@ -128,7 +128,7 @@ def test_a_choice_that_does_not_exist_keeps_only_that_device_out() -> None:
     ]
     changes = devices.replace(Roster(version=1, devices=roster))
     assert changes == Changes(
-        added=("good",), unfit=(("bad", "setting socket: 3.0 is not a choice of socket; choose from 1, 2"),)
+        added=("good",), unfit=(("bad", "setting socket: 3 is not a choice of socket; choose from 1, 2"),)
     )
     assert not devices.known("bad")
     assert not devices.check_password("bad", b"pw")

@@ -65,7 +65,7 @@ def test_settings_choose_a_variant_that_is_compiled_once() -> None:
 @pytest.mark.parametrize(
     ("settings", "sentence"),
     [
-        ({"connector": 3.0}, "3.0 is not a choice of connector; choose from 1, 2"),
+        ({"connector": 3.0}, "3 is not a choice of connector; choose from 1, 2"),
         ({"connector": 1.5}, "1.5 is not a choice"),
         ({"connector": "left"}, "'left' is not a choice"),
         ({"word_order": 1.0}, "choose from high_first, low_first"),

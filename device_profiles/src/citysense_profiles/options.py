@@ -99,7 +99,7 @@ def choices_in(options: Mapping[str, OptionEntry], settings: Mapping[str, float 
         given = settings.get(name, entry.default)
         choice = int(given) if isinstance(given, float) and given.is_integer() else given
         if isinstance(choice, float | bool) or choice not in entry.choices:
-            raise SettingError(name, f"{given!r} is not a choice of {name}; choose from {_listed(entry)}")
+            raise SettingError(name, f"{choice!r} is not a choice of {name}; choose from {_listed(entry)}")
         chosen[name] = choice
     return chosen
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from citysense_profiles.codecs.contract import NO_SETTINGS, Message, Named, Read, RegisterMap, Write
+from citysense_profiles.codecs.documents.native import LARGEST_COUNT
 from citysense_profiles.codecs.field import Field, Outgoing, by_name
 from citysense_profiles.errors import DecodeError, EncodeError, ProfileError, RefusedError, SettingError
 from citysense_profiles.format.profile_file import OptionEntry, ProfileFile
@@ -18,8 +19,6 @@ from citysense_profiles.options import Choice, choices_in
 from citysense_profiles.reading import Decoded, Value
 from citysense_profiles.values.moment import LATEST
 
-LARGEST_COUNT = 2**53 - 1
-"""What JSON readers hold exactly."""
 _MOST_BITS = 1024
 """What a double holds; longer numbers mean nothing, and Python refuses to print the longest."""
 _MOST_LISTS = 8

@@ -16,7 +16,7 @@ from citysense_profiles.codecs.documents.concise import UnreadableError, read_cb
 from citysense_profiles.codecs.documents.parts import Condition, Item
 from citysense_profiles.codecs.documents.pointer import ABSENT, Shape, parse, put, walk
 from citysense_profiles.codecs.documents.rows import Rows, compile_rows
-from citysense_profiles.codecs.frames.node import Scope, Uses
+from citysense_profiles.codecs.node import Scope, Uses
 from citysense_profiles.codecs.sinks import ByName, Readings, Sink
 from citysense_profiles.errors import RefusedError
 from citysense_profiles.format.profile_file import DocumentMessage

@@ -25,9 +25,9 @@ from citysense_profiles.vocabulary import Metric, ValueType
 JSON_FORMATS = frozenset({50})
 CBOR_FORMATS = frozenset({60})
 
-_LARGEST = 2**53
-"""Within what JavaScript and JSON readers hold exactly; a counter never comes near it."""
-_Count = Annotated[int, msgspec.Meta(ge=0, lt=_LARGEST)]
+LARGEST_COUNT = 2**53 - 1
+"""What JavaScript and JSON readers hold exactly; a counter never comes near it."""
+_Count = Annotated[int, msgspec.Meta(ge=0, le=LARGEST_COUNT)]
 _RAW: dict[ValueType, Raw] = {
     ValueType.NUMBER: "number",
     ValueType.INTEGER: "int",
@@ -114,7 +114,7 @@ class NativeCodec:
             if count is None:
                 if name in _NEEDED:
                     self._place.cannot_encode(f"a native message needs {name}", field=name)
-            elif type(count) is not int or not 0 <= count < _LARGEST:
+            elif type(count) is not int or not 0 <= count <= LARGEST_COUNT:
                 self._place.cannot_encode(f"{count!r} is not a whole number from 0 to 2**53 - 1", field=name)
             else:
                 head[name] = count

@@ -16,7 +16,7 @@ from citysense_profiles.codecs.documents.pointer import ABSENT, Path, Shape, Ste
 from citysense_profiles.codecs.documents.scalars import short
 from citysense_profiles.codecs.documents.values import Bytes, Leaf, inside
 from citysense_profiles.codecs.field import Field, FieldFault, label_of
-from citysense_profiles.codecs.frames.node import Scope
+from citysense_profiles.codecs.node import Scope
 from citysense_profiles.codecs.sinks import ByName, Sink
 from citysense_profiles.format.documents import JsonBytes, JsonEach, JsonPart, Only
 

@@ -13,8 +13,8 @@ from typing import Any
 from citysense_profiles.codecs.documents.pointer import ABSENT, Path, Shape, Steps, parse, put, walk
 from citysense_profiles.codecs.documents.scalars import Carried, ShapeError, carried, from_bytes, to_bytes
 from citysense_profiles.codecs.field import Field, compile_field, with_null
-from citysense_profiles.codecs.frames.node import Scope
 from citysense_profiles.codecs.frames.parts import Parts
+from citysense_profiles.codecs.node import Scope
 from citysense_profiles.codecs.sinks import ByName, Sink, numbers_from, numbers_of
 from citysense_profiles.errors import RefusedError
 from citysense_profiles.format.documents import JsonBytes, JsonField

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from citysense_profiles.codecs.bits import BitPart, Bits, compile_bits
 from citysense_profiles.codecs.field import Field
-from citysense_profiles.codecs.frames.bits import BitPart, Bits, compile_bits
 from citysense_profiles.codecs.frames.checksum import CHECKSUMS
 from citysense_profiles.codecs.frames.slots import Slot
 from citysense_profiles.codecs.frames.writing import Writing

@@ -13,10 +13,10 @@ from typing import Any, NoReturn
 from citysense_profiles.codecs.contract import Place
 from citysense_profiles.codecs.field import Field, FieldFault
 from citysense_profiles.codecs.frames.cells import written_code
-from citysense_profiles.codecs.frames.node import Flat, Node, Scope, Uses, Window, counted, leftover, refused
 from citysense_profiles.codecs.frames.run import Stretch
 from citysense_profiles.codecs.frames.slots import Loose
 from citysense_profiles.codecs.frames.writing import Writing, rounds_of
+from citysense_profiles.codecs.node import Flat, Node, Scope, Uses, Window, counted, leftover, refused
 from citysense_profiles.codecs.sinks import Sink, numbers_from, numbers_of
 from citysense_profiles.errors import RefusedError
 from citysense_profiles.format.binary import When

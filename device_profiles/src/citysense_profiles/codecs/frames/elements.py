@@ -13,8 +13,8 @@ from typing import Any
 from citysense_profiles.codecs.contract import Place
 from citysense_profiles.codecs.field import Field
 from citysense_profiles.codecs.frames.chain import Chain
-from citysense_profiles.codecs.frames.node import Flat, Uses, leftover, refused
 from citysense_profiles.codecs.frames.writing import Writing
+from citysense_profiles.codecs.node import Flat, Uses, leftover, refused
 from citysense_profiles.codecs.sinks import Sink, numbers_from, numbers_of
 from citysense_profiles.errors import RefusedError
 from citysense_profiles.values.scaling import exact

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from citysense_profiles.codecs.contract import Place
 from citysense_profiles.codecs.field import Field
 from citysense_profiles.codecs.frames.chain import Chain, forget, write_rounds
-from citysense_profiles.codecs.frames.node import Flat, Uses, Window, leftover, refused
 from citysense_profiles.codecs.frames.writing import Writing, rounds_of
+from citysense_profiles.codecs.node import Flat, Uses, Window, leftover, refused
 from citysense_profiles.codecs.sinks import Sink
 from citysense_profiles.errors import RefusedError
 from citysense_profiles.format.binary import ByteOrder, Items

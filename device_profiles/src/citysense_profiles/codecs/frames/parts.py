@@ -16,10 +16,10 @@ from citysense_profiles.codecs.frames.cells import Cell, Held, Pinned, Summed, c
 from citysense_profiles.codecs.frames.chain import BlockPart, Chain, Condition, LoosePart, RepeatPart, forget
 from citysense_profiles.codecs.frames.elements import ElementKind, ElementsPart
 from citysense_profiles.codecs.frames.items import ItemsPart, Kind
-from citysense_profiles.codecs.frames.node import Flat, Node, Scope, Uses, Window
 from citysense_profiles.codecs.frames.run import Run, verify
 from citysense_profiles.codecs.frames.slots import compile_loose, compile_slot
 from citysense_profiles.codecs.frames.writing import Writing
+from citysense_profiles.codecs.node import Flat, Node, Scope, Uses, Window
 from citysense_profiles.codecs.sinks import Sink
 from citysense_profiles.format.binary import BinaryField, Block, ByteOrder, Element, Elements, Item, Items, Part, Repeat
 from citysense_profiles.format.meaning import FromField, Meaning

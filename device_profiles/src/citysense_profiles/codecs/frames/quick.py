@@ -13,8 +13,8 @@ from typing import Any
 
 from citysense_profiles.codecs.field import Field
 from citysense_profiles.codecs.frames.cells import Held, Packed, Summed, fields_of
-from citysense_profiles.codecs.frames.node import Flat
 from citysense_profiles.codecs.frames.slots import Slot
+from citysense_profiles.codecs.node import Flat
 from citysense_profiles.errors import RefusedError
 from citysense_profiles.format.binary import ByteOrder
 from citysense_profiles.values.conversion import SILENT, compile_conversion

@@ -10,9 +10,9 @@ import struct
 
 from citysense_profiles.codecs.contract import Place
 from citysense_profiles.codecs.frames.cells import Cell, Held, Packed, Pinned, Summed, fields_of
-from citysense_profiles.codecs.frames.node import Flat, Node, Uses, refused
 from citysense_profiles.codecs.frames.quick import Quick, compile_quick
 from citysense_profiles.codecs.frames.writing import Writing
+from citysense_profiles.codecs.node import Flat, Node, Uses, refused
 from citysense_profiles.codecs.sinks import Readings, Sink
 from citysense_profiles.errors import RefusedError
 from citysense_profiles.format.binary import ByteOrder

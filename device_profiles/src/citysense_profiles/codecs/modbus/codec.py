@@ -10,9 +10,9 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from citysense_profiles.codecs.bits import Bits, RefusedPart, compile_bits
 from citysense_profiles.codecs.contract import Finish, Named, Place, Read, Write
 from citysense_profiles.codecs.field import Field, FieldFault, compile_field, label_of, with_null
-from citysense_profiles.codecs.frames.bits import Bits, RefusedPart, compile_bits
 from citysense_profiles.codecs.modbus.fast import FastMap, compile_fast
 from citysense_profiles.codecs.modbus.plan import BIT_TABLES, MOST_WRITTEN, Key, plan_reads, plan_writes
 from citysense_profiles.codecs.modbus.register_types import RegisterSlot, compile_slot

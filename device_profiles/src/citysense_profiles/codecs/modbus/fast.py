@@ -12,8 +12,8 @@ from fractions import Fraction
 from operator import itemgetter
 from typing import Any
 
+from citysense_profiles.codecs.bits import BitPart, Bits
 from citysense_profiles.codecs.field import Field
-from citysense_profiles.codecs.frames.bits import BitPart, Bits
 from citysense_profiles.codecs.modbus.plan import Key
 from citysense_profiles.codecs.modbus.register_types import RegisterSlot
 from citysense_profiles.errors import RefusedError

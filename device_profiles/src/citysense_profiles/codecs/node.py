@@ -1,4 +1,4 @@
-"""What the parts of a frame of bytes have in common: how they are read, written and told apart from one another.
+"""What the parts of a message have in common: how they are read, written and told apart from one another.
 
 Owns the protocol of a part, the surroundings in which parts are compiled (names before theirs, earlier fields that they
 may refer to), and the window that a length field opens. No part kind lives here.
