@@ -6,6 +6,7 @@ roster itself comes from `roster.py`.
 
 from __future__ import annotations
 
+import hashlib
 import hmac
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -29,6 +30,8 @@ class Device:
     """The vendor's own id, which a payload may carry and which then must agree."""
     endpoint: str | None
     """Where to reach a device that is polled."""
+    concentrator: str = ""
+    """The device that may speak for this one."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,7 +43,7 @@ class Changes:
     changed: tuple[str, ...] = ()
     """Anything but the credential alone: profile, settings, serial, endpoint."""
     rekeyed: tuple[str, ...] = ()
-    """The password is another one."""
+    """The credential is another one."""
     unsupported: tuple[tuple[str, str], ...] = ()
     """(device, profile) where this gateway does not know the profile; the device is not served."""
     unfit: tuple[tuple[str, str], ...] = ()
@@ -59,6 +62,7 @@ class Devices:
         self._catalogue = catalogue
         self._devices: dict[str, Device] = {}
         self._entries: dict[str, wire.RosterDevice] = {}
+        self._authority = ""
 
     def __len__(self) -> int:
         return len(self._devices)
@@ -82,6 +86,31 @@ class Devices:
             hmac.compare_digest(password_digest(b"", secret), bytes(32))
             return False
         return hmac.compare_digest(password_digest(entry.salt, secret), entry.digest)
+
+    def check_certificate(self, device: str, certificate: bytes) -> bool:
+        """True only for a registered, unrevoked device whose certificate (DER) this is."""
+        entry = self._entries.get(device)
+        digest = hashlib.sha256(certificate).digest()
+        return entry is not None and len(entry.fingerprint) == len(digest) and entry.fingerprint == digest
+
+    def psk(self, device: str) -> bytes | None:
+        """The device's pre-shared key; None where it has none."""
+        entry = self._entries.get(device)
+        return entry.psk if entry is not None and entry.psk else None
+
+    def oscore(self) -> Mapping[str, wire.Oscore]:
+        """The OSCORE keys of all devices that have some, by device."""
+        return {device: entry.oscore for device, entry in self._entries.items() if entry.oscore is not None}
+
+    def speaks_for(self, concentrator: str, child: str) -> bool:
+        """True if that concentrator may send frames of that device."""
+        known = self._devices.get(child)
+        return known is not None and bool(known.concentrator) and known.concentrator == concentrator
+
+    @property
+    def authority(self) -> str:
+        """The certificate (PEM) that signs devices' certificates; empty where there is none."""
+        return self._authority
 
     def topic_rights(self, device: str, topic: str) -> str | None:
         """The message that `device` sends on a vendor topic of its profile; empty where the topic names none.
@@ -117,9 +146,10 @@ class Devices:
                 settings=_numbers(entry.settings, profile),
                 serial=entry.serial,
                 endpoint=entry.endpoint,
+                concentrator=entry.concentrator,
             )
         changes = _difference(self._entries, entries, unsupported=tuple(unsupported), unfit=tuple(unfit))
-        self._devices, self._entries = devices, entries
+        self._devices, self._entries, self._authority = devices, entries, roster.authority
         return changes
 
 
@@ -149,8 +179,8 @@ def _numbers(settings: Mapping[str, float | str], profile: Profile) -> dict[str,
 
 
 def _described(entry: wire.RosterDevice) -> tuple[object, ...]:
-    return (entry.profile, entry.endpoint, entry.serial, entry.settings)
+    return (entry.profile, entry.endpoint, entry.serial, entry.settings, entry.concentrator)
 
 
-def _credential(entry: wire.RosterDevice) -> tuple[bytes, bytes]:
-    return (entry.salt, entry.digest)
+def _credential(entry: wire.RosterDevice) -> tuple[object, ...]:
+    return (entry.salt, entry.digest, entry.fingerprint, entry.psk, entry.oscore)

@@ -6,7 +6,7 @@ meaning: it delivers a `Frame` to a `FrameSink` and turns the `Verdict` into its
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Protocol
@@ -29,6 +29,10 @@ class Identity(StrEnum):
     """We opened the channel ourselves, to the address registered for the device."""
     ASSERTED = "asserted"
     """The sender only claims it: plain CoAP on loopback or with --insecure."""
+    CONCENTRATOR = "concentrator"
+    """A concentrator proved who it is and speaks for a device that is registered behind it."""
+    BROKER = "broker"
+    """The city's own broker names the device, and was shown to keep devices apart."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,7 +44,7 @@ class Frame:
     `registers` maps (table, address) to words of 16 bits for Modbus; then `payload` is empty. `content` is the CoAP
     content format. `delivery` tells repeats of a frame without a time or sequence apart: it is set only where the
     protocol itself vouches for "this is the same message again" (session and packet id with DUP, or CoAP message id).
-    Times are milliseconds since 1970 UTC.
+    `via` is the concentrator that spoke for `device`, where it was one. Times are milliseconds since 1970 UTC.
     """
 
     transport: Transport
@@ -54,6 +58,7 @@ class Frame:
     message: str | None = None
     content: int | None = None
     delivery: bytes | None = None
+    via: str | None = None
 
 
 class Kind(StrEnum):
@@ -109,8 +114,21 @@ class Verdict:
     receipt: Receipt | None = None
 
 
+Done = Callable[[Verdict], None]
+"""Told the verdict on one frame, once, in the event loop. Must not raise."""
+
+
 class FrameSink(Protocol):
     """Where doors deliver. Returns after the commit; never raises for what a device sent."""
+
+    def deliver(self, frame: Frame, done: Done, *, reason: Reason | None = None, detail: str = "") -> None:
+        """Take one frame to its end and tell `done`, without a task of its own: the way for many frames a second.
+
+        `done` is never called from within this call. With `reason` the frame is refused for it, as in `refuse`. Verdicts
+        of one commit are told in one turn of the loop, in the order in which their frames were delivered; beyond that
+        the order is not promised.
+        """
+        ...
 
     async def accept(self, frame: Frame) -> Verdict:
         """Take one frame to its end and say which."""

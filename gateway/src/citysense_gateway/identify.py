@@ -33,6 +33,11 @@ def identify(frame: Frame, devices: Devices) -> Device | Rejection:
             reason=Reason.UNKNOWN_DEVICE,
             detail=f"{frame.device} is not registered at this gateway, is revoked, or has a profile it does not know",
         )
+    if frame.via is not None and device.concentrator != frame.via:
+        return Rejection(
+            reason=Reason.FOREIGN_TOPIC,
+            detail=f"{frame.via} may not speak for {device.id}; register the device with that concentrator",
+        )
     return device
 
 

@@ -18,7 +18,7 @@ from citysense_gateway.dead_letters import INTERNAL, NO_VALUE, Quota, Seal, dead
 from citysense_gateway.defects import DEFECTS, Defects
 from citysense_gateway.devices import Device, Devices
 from citysense_gateway.fingerprint import fingerprint
-from citysense_gateway.frame import Frame, Kind, Reason, Verdict
+from citysense_gateway.frame import Done, Frame, Kind, Reason, Verdict
 from citysense_gateway.identify import Rejection, contradiction, identify
 from citysense_gateway.normalise import Pseudonym, normalise
 from citysense_gateway.spool import Spool, Stored
@@ -57,6 +57,18 @@ class Pipeline:
         self._crash = crash
         self._quota = quota or Quota()
         self._defects = Defects()
+        self._under_way: set[asyncio.Task[Verdict]] = set()
+
+    def deliver(self, frame: Frame, done: Done, *, reason: Reason | None = None, detail: str = "") -> None:
+        """See `frame.FrameSink`."""
+        steps = self.accept(frame) if reason is None else self.refuse(frame, reason, detail)
+        task = asyncio.get_running_loop().create_task(steps)
+        self._under_way.add(task)
+        task.add_done_callback(lambda task: self._told(task, done))
+
+    def _told(self, task: asyncio.Task[Verdict], done: Done) -> None:
+        self._under_way.discard(task)
+        done(Verdict(kind=Kind.UNAVAILABLE) if task.cancelled() else task.result())
 
     async def accept(self, frame: Frame) -> Verdict:
         """Take one frame to its end and say which."""

@@ -58,6 +58,11 @@ class DeadLetter(msgspec.Struct, tag="d", array_like=True, frozen=True, omit_def
     raw: bytes
     seal: str = ""
     gateway: str = ""
+    message: str = ""
+    """What the channel said of the frame besides its bytes, so that it can be read again once its profile is mended."""
+    content: int = -1
+    identity: str = ""
+    via: str = ""
 
 
 class Tombstone(msgspec.Struct, tag="t", array_like=True, frozen=True, omit_defaults=True):
@@ -118,13 +123,90 @@ class RosterDevice(msgspec.Struct, frozen=True, kw_only=True):
     salt: bytes = b""
     digest: bytes = b""
     """SHA-256 of salt and password. The password is 160 random bits that we made, so a slow hash would add nothing."""
+    fingerprint: bytes = b""
+    """SHA-256 of the device's certificate in DER."""
+    psk: bytes = b""
+    """Key of DTLS with pre-shared keys; the identity is the device's id."""
+    oscore: Oscore | None = None
+    concentrator: str = ""
+    """The device that may speak for this one; empty where it speaks for itself only."""
+
+
+class Oscore(msgspec.Struct, frozen=True, kw_only=True):
+    """Input of an OSCORE context (RFC 8613 section 3.2), as the gateway sees it: `sender` is the gateway's own id."""
+
+    secret: bytes
+    salt: bytes
+    sender: bytes
+    recipient: bytes
+    context: bytes
 
 
 class Roster(msgspec.Struct, frozen=True):
-    """All devices of a gateway; revoked ones are simply absent. `version` grows with every change."""
+    """All devices of a gateway; revoked ones are simply absent. `version` grows with every change.
+
+    `authority` is the certificate (PEM) that signs devices' certificates; empty where there is none.
+    """
 
     version: int
     devices: list[RosterDevice]
+    authority: str = ""
+
+
+class Downlink(msgspec.Struct, tag="down", frozen=True, kw_only=True):
+    """A message for a device. `number` grows over all orders of a gateway; `id` names it to people, and never changes.
+
+    `values` are by metric in vocabulary units, as the device's profile encodes them. A higher `priority` goes first. An
+    undelivered older message of the same device with the same `supersedes` (not empty) is dropped for this one. `once`:
+    handed to the device at most once, and its outcome may then be unknown; else repeated until the device confirms it or
+    `expires` (ms) has passed.
+    """
+
+    number: int
+    id: str
+    device: str
+    message: str
+    values: dict[str, Value]
+    expires: int
+    priority: int = 0
+    supersedes: str = ""
+    once: bool = False
+
+
+class Reprocess(msgspec.Struct, tag="again", frozen=True, kw_only=True):
+    """A dead letter to be read again, after its profile was mended."""
+
+    number: int
+    id: str
+    letter: DeadLetter
+
+
+Order = Downlink | Reprocess
+
+
+class Orders(msgspec.Struct, frozen=True):
+    """What a gateway is asked to do, in order of `number`; one that comes again is known by it."""
+
+    orders: list[Order]
+
+
+class Outcome(msgspec.Struct, frozen=True, kw_only=True):
+    """What became of an order, at `time` (ms).
+
+    `state`: waiting, sent, delivered, expired, superseded, unknown (handed over once, never confirmed) or refused for a
+    downlink; stored, duplicate, rejected for a letter read again. `detail` is for a person.
+    """
+
+    id: str
+    state: str
+    time: int
+    detail: str = ""
+
+
+class Outcomes(msgspec.Struct, frozen=True):
+    """Outcomes, oldest first. 2xx means that they are on record."""
+
+    outcomes: list[Outcome]
 
 
 class Heartbeat(msgspec.Struct, frozen=True):

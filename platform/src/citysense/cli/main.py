@@ -45,8 +45,11 @@ def build_parser() -> argparse.ArgumentParser:
     benches = bench.add_subparsers(title="benches", metavar="BENCH", required=True)
     bench_latency.add_parser(benches)
     bench_decode.add_parser(benches)
+    gateway = _group(commands, "gateway", "look after a gateway", "citysense gateway check")
+    gateway.add_subparsers(title="gateway commands", metavar="COMMAND", required=True)
     soak = _group(commands, "soak", "long runs that try to break a promise", "citysense soak kill --kills 30")
-    soak_kill.add_parser(soak.add_subparsers(title="soaks", metavar="SOAK", required=True))
+    soaks = soak.add_subparsers(title="soaks", metavar="SOAK", required=True)
+    soak_kill.add_parser(soaks)
     return parser
 
 
