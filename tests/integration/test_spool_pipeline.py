@@ -24,8 +24,9 @@ from citysense_gateway.devices import Devices
 from citysense_gateway.fingerprint import COAP_EXCHANGE_MS, KEPT_MS
 from citysense_gateway.frame import Frame, Identity, Kind, Reason, Receipt, Transport, Verdict
 from citysense_gateway.pipeline import Pipeline
+from citysense_gateway.received_numbers import BOOTS_KEPT
 from citysense_gateway.sequence import Sequence, receive
-from citysense_gateway.spool import BOOTS_KEPT, MAX_KEYS, Spool
+from citysense_gateway.spool import MAX_KEYS, Spool
 from citysense_profiles.catalogue import load_catalogue
 from citysense_profiles.profile import Profile
 from citysense_profiles.reading import ReadingClass
@@ -355,10 +356,10 @@ async def test_a_crash_point_that_is_not_armed_costs_the_loop_nothing(
 
 
 async def test_a_full_disk_is_told_to_the_device(gateway: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
-    async def full(*_: object, **__: object) -> None:
+    def full(*_: object, **__: object) -> None:
         raise StorageFull("no space left")
 
-    monkeypatch.setattr(gateway.spool, "store", full)
+    monkeypatch.setattr(gateway.spool.log, "_write", full)
     assert (await gateway.pipeline.accept(frame(report(0)))).kind is Kind.UNAVAILABLE
 
 

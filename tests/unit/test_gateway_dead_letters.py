@@ -8,6 +8,7 @@ from dataclasses import replace
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec import structs
 
 from citysense import wire
 from citysense.keys import Sealer
@@ -37,7 +38,7 @@ def frame(payload: bytes = b"\x00secret?\xff", **changes: object) -> Frame:
         received_at=1_000,
         payload=payload,
     )
-    return replace(made, **changes)  # type: ignore[arg-type]
+    return structs.replace(made, **changes)  # type: ignore[arg-type]
 
 
 def letter(of: Frame, known: Device | None, reason: str = Reason.UNDECODABLE) -> wire.DeadLetter:

@@ -6,8 +6,9 @@ Owns the values that pass from the codecs to the gateway's normalising step. No 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from enum import StrEnum
+
+import msgspec
 
 Value = float | int | str | bool
 """Numbers of measurements and totals are always float; states are int, str or bool as the vocabulary says."""
@@ -31,8 +32,7 @@ class Quality(StrEnum):
     """Outside the vocabulary's plausible range: kept and flagged, not dropped."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Sample:
+class Sample(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """What a frame says of one moment.
 
     `time` is the event time in ms since 1970 UTC, None where the frame carries none. `values` maps metric names to
@@ -47,8 +47,7 @@ class Sample:
     tag: str | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Decoded:
+class Decoded(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """One frame, decoded. `samples` may be empty: a frame that the profile knows and that says nothing of interest.
 
     `boot`, `seq` and `base` are set where the message counts its frames; `serial` is the payload's own id of its

@@ -8,7 +8,8 @@ business.
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
+
+import msgspec
 
 from citysense_gateway.frame import Frame, Transport
 from citysense_profiles.reading import Decoded
@@ -24,8 +25,7 @@ _DUP = b"\x01"
 _KEY_BYTES = 16
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Counted:
+class Counted(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """The message counts itself."""
 
     boot: int
@@ -33,8 +33,7 @@ class Counted:
     base: int | None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Keyed:
+class Keyed(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """A key that is remembered. Where `may_repeat` is false the frame is new in any case, and a later one may not be."""
 
     key: bytes

@@ -7,9 +7,10 @@ meaning: it delivers a `Frame` to a `FrameSink` and turns the `Verdict` into its
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from enum import StrEnum
 from typing import Protocol
+
+import msgspec
 
 
 class Transport(StrEnum):
@@ -35,8 +36,7 @@ class Identity(StrEnum):
     """The city's own broker names the device, and was shown to keep devices apart."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Frame:
+class Frame(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """Raw input of one device at one moment, before anybody knows what it means.
 
     `device` is the id that the channel speaks for; None where the channel names none. `channel` is the MQTT topic, the
@@ -92,16 +92,14 @@ class Reason(StrEnum):
     TOO_LARGE = "too_large"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Receipt:
+class Receipt(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """Highest contiguous sequence number of a boot that is durable (INTERFACES.md, `/ack`)."""
 
     boot: int
     seq: int
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Verdict:
+class Verdict(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """The pipeline's answer to one frame, given only after the commit it reports.
 
     `reason` and `detail` are set for REJECTED; `detail` names field and offset for a person. `receipt` is set for

@@ -7,7 +7,7 @@ be kept (secret metrics) and what is no number; missing is not zero. Pure: the t
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable
 
 from citysense import wire
 from citysense_gateway.devices import Device
@@ -34,25 +34,23 @@ def normalise(
 
     Raises UnicodeEncodeError for a tag id that is no text.
     """
-    samples: dict[ReadingClass, list[wire.SampleBody]] = {cls: [] for cls in _URGENCY}
+    lanes: dict[ReadingClass, list[wire.SampleBody]] = {}
     for sample in decoded.samples:
         time, time_replaced = _event_time(sample.time, frame.received_at)
-        values, missing = _usable(sample, vocabulary)
         tag = pseudonym(sample.tag) if sample.tag else ""
-        for cls, metrics in _by_class(sample, [*values, *missing], vocabulary).items():
-            own = {name: values[name] for name in metrics if name in values}
-            suspect = [name for name, value in own.items() if not _plausible(vocabulary.metric(name), value)]
-            samples[cls].append(
-                wire.SampleBody(
-                    time=time,
-                    values=own,
-                    suspect=[*suspect, TIME] if time_replaced else suspect,
-                    missing=[name for name in metrics if name not in values],
-                    event=sample.event or "",
-                    tag=tag,
-                )
+        for cls, part in _by_class(sample, vocabulary).items():
+            if time_replaced:
+                part.suspect.append(TIME)
+            body = wire.SampleBody(
+                time=time,
+                values=part.values,
+                suspect=part.suspect,
+                missing=part.missing,
+                event=sample.event or "",
+                tag=tag,
             )
-    return {cls: _readings(frame, device, decoded, of_class) for cls, of_class in samples.items() if of_class}
+            lanes.setdefault(cls, []).append(body)
+    return {cls: _readings(frame, device, decoded, lanes[cls]) for cls in _URGENCY if cls in lanes}
 
 
 def _event_time(time: int | None, received: int) -> tuple[int, bool]:
@@ -63,31 +61,56 @@ def _event_time(time: int | None, received: int) -> tuple[int, bool]:
     return received, True
 
 
-def _usable(sample: Sample, vocabulary: Vocabulary) -> tuple[dict[str, Value], list[str]]:
-    """Values that may be kept, and the names of those that are marked as "no value" or are no number."""
-    values: dict[str, Value] = {}
-    missing = [name for name in sample.missing if not vocabulary.metric(name).secret]
+class _Part:
+    """What one sample says in one lane."""
+
+    __slots__ = ("missing", "suspect", "values")
+
+    def __init__(self) -> None:
+        self.values: dict[str, Value] = {}
+        self.suspect: list[str] = []
+        self.missing: list[str] = []
+
+
+def _by_class(sample: Sample, vocabulary: Vocabulary) -> dict[ReadingClass, _Part]:
+    """Which metrics travel in which lane; what is secret is left out, what is no number is missing."""
+    parts: dict[ReadingClass, _Part] = {}
+    whole = None if sample.event is None else _lane_of_event(sample, vocabulary)
+    if whole is not None:
+        parts[whole] = _Part()
+    for name in sample.missing:
+        metric = vocabulary.metric(name)
+        if not metric.secret:
+            _part(parts, whole or metric.cls).missing.append(name)
     for name, value in sample.values.items():
-        if vocabulary.metric(name).secret:
+        metric = vocabulary.metric(name)
+        if metric.secret:
             continue
+        part = _part(parts, whole or metric.cls)
         if isinstance(value, float) and not math.isfinite(value):
-            missing.append(name)
-        else:
-            values[name] = value
-    return values, missing
+            part.missing.append(name)
+            continue
+        part.values[name] = value
+        if not _plausible(metric, value):
+            part.suspect.append(name)
+    return parts
 
 
-def _by_class(sample: Sample, metrics: Iterable[str], vocabulary: Vocabulary) -> Mapping[ReadingClass, list[str]]:
-    """Which metrics travel in which lane. An event stays whole, in the most urgent lane of its parts: a sighting whose
-    signal level comes by another lane would be two half sightings."""
-    lanes: dict[ReadingClass, list[str]] = {}
-    for name in metrics:
-        lanes.setdefault(vocabulary.metric(name).cls, []).append(name)
-    if sample.event is None:
-        return lanes
-    of_event = {vocabulary.metric(sample.event).cls} if sample.event in vocabulary else set()
-    cls = next((cls for cls in _URGENCY if cls in lanes.keys() | of_event), ReadingClass.STATE)
-    return {cls: [name for names in lanes.values() for name in names]}
+def _part(parts: dict[ReadingClass, _Part], cls: ReadingClass) -> _Part:
+    part = parts.get(cls)
+    if part is None:
+        part = parts[cls] = _Part()
+    return part
+
+
+def _lane_of_event(sample: Sample, vocabulary: Vocabulary) -> ReadingClass:
+    """An event stays whole, in the most urgent lane of its parts: a sighting whose signal level comes by another lane
+    would be two half sightings."""
+    metrics = (vocabulary.metric(name) for name in (*sample.values, *sample.missing))
+    lanes = {metric.cls for metric in metrics if not metric.secret}
+    if sample.event is not None and sample.event in vocabulary:
+        lanes.add(vocabulary.metric(sample.event).cls)
+    return next((cls for cls in _URGENCY if cls in lanes), ReadingClass.STATE)
 
 
 def _plausible(metric: Metric, value: Value) -> bool:

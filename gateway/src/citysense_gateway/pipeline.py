@@ -8,7 +8,9 @@ brings to light: every frame ends in exactly one counter.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable, Coroutine
+from functools import partial
+from typing import Any
 
 from citysense import wire
 from citysense.crash_points import CrashPoints
@@ -21,7 +23,7 @@ from citysense_gateway.fingerprint import fingerprint
 from citysense_gateway.frame import Done, Frame, Kind, Reason, Verdict
 from citysense_gateway.identify import Rejection, contradiction, identify
 from citysense_gateway.normalise import Pseudonym, normalise
-from citysense_gateway.spool import Spool, Stored
+from citysense_gateway.spool import Put, Spool, Stored
 from citysense_profiles.errors import DecodeError
 from citysense_profiles.reading import Decoded, ReadingClass
 from citysense_profiles.vocabulary import Vocabulary
@@ -60,74 +62,106 @@ class Pipeline:
         self._under_way: set[asyncio.Task[Verdict]] = set()
 
     def deliver(self, frame: Frame, done: Done, *, reason: Reason | None = None, detail: str = "") -> None:
-        """See `frame.FrameSink`."""
-        steps = self.accept(frame) if reason is None else self.refuse(frame, reason, detail)
-        task = asyncio.get_running_loop().create_task(steps)
-        self._under_way.add(task)
-        task.add_done_callback(lambda task: self._told(task, done))
-
-    def _told(self, task: asyncio.Task[Verdict], done: Done) -> None:
-        self._under_way.discard(task)
-        done(Verdict(kind=Kind.UNAVAILABLE) if task.cancelled() else task.result())
+        """See `frame.FrameSink`. What can be stored is so without a task; what cannot is rare and may cost more."""
+        self._counters.came_in(frame.transport)
+        if reason is not None:
+            self._refuse(frame, self._sender(frame), Rejection(reason=reason, detail=detail), done)
+            return
+        try:
+            device = identify(frame, self._devices)
+            usable = device if isinstance(device, Rejection) else self._read(frame, device)
+        except DEFECTS as e:
+            self._later(self._broke(frame, e), done)
+            return
+        if isinstance(usable, Rejection):
+            self._refuse(frame, None if isinstance(device, Rejection) else device, usable, done)
+        else:
+            assert not isinstance(device, Rejection)
+            self._store(frame, device, *usable, done)
 
     async def accept(self, frame: Frame) -> Verdict:
         """Take one frame to its end and say which."""
-        self._counters.came_in(frame.transport)
-        return await self._to_its_end(frame, self._take(frame))
+        verdict: asyncio.Future[Verdict] = asyncio.get_running_loop().create_future()
+        self.deliver(frame, partial(_answer, verdict))
+        return await verdict
 
     async def refuse(self, frame: Frame, reason: Reason, detail: str) -> Verdict:
         """Keep a frame that the door itself had to refuse, and count it."""
-        self._counters.came_in(frame.transport)
-        rejection = Rejection(reason=reason, detail=detail)
-        return await self._to_its_end(frame, self._reject(frame, self._sender(frame), rejection))
+        verdict: asyncio.Future[Verdict] = asyncio.get_running_loop().create_future()
+        self.deliver(frame, partial(_answer, verdict), reason=reason, detail=detail)
+        return await verdict
 
-    async def _to_its_end(self, frame: Frame, steps: Awaitable[Verdict]) -> Verdict:
-        """The one guard around all steps: whatever they raise, the frame is counted, and no door and no poller dies."""
-        try:
-            verdict = await steps
-        except DEFECTS as e:
-            return await self._broke(frame, e)
+    def _end(self, verdict: Verdict, done: Done) -> None:
+        """The one end of every frame that has a verdict."""
         self._counters.ended(verdict)
+        done(verdict)
         if verdict.kind in (Kind.STORED, Kind.DUPLICATE) and self._crash.armed(_AFTER_ACK):
             _after_turns(asyncio.get_running_loop(), _TURNS_UNTIL_ACK, lambda: self._crash.at(_AFTER_ACK))
-        return verdict
 
-    async def _take(self, frame: Frame) -> Verdict:
-        device = identify(frame, self._devices)
-        if isinstance(device, Rejection):
-            return await self._reject(frame, None, device)
-        usable = self._read(frame, device)
-        if isinstance(usable, Rejection):
-            return await self._reject(frame, device, usable)
-        return await self._store(frame, device, *usable)
+    def _later(self, steps: Coroutine[Any, Any, Verdict], done: Done) -> None:
+        """Tell `done` when `steps`, which count for themselves, have come to a verdict."""
+        task = asyncio.get_running_loop().create_task(steps)
+        self._under_way.add(task)
 
-    async def _store(
-        self, frame: Frame, device: Device, decoded: Decoded, readings: dict[ReadingClass, wire.Readings]
-    ) -> Verdict:
-        """The verdict on a usable frame, after the commit. `readings` may be empty: see `Kind.STORED`."""
-        gaps = sorted({metric for sample in decoded.samples for metric in sample.missing})
-        letter = self._gap_letter(frame, device, gaps) if gaps and self._quota.take(frame) else None
-        stored: Stored | None = None
+        def ended(task: asyncio.Task[Verdict]) -> None:
+            self._under_way.discard(task)
+            done(Verdict(kind=Kind.UNAVAILABLE) if task.cancelled() else task.result())
+
+        task.add_done_callback(ended)
+
+    def _store(
+        self,
+        frame: Frame,
+        device: Device,
+        decoded: Decoded,
+        readings: dict[ReadingClass, wire.Readings],
+        done: Done,
+    ) -> None:
+        """Have a usable frame stored; the verdict comes after the commit. `readings` may be empty: see `Kind.STORED`."""
+        gaps = [metric for sample in decoded.samples for metric in sample.missing]
+        letter = None
+        if gaps and self._quota.take(frame):
+            letter = self._gap_letter(frame, device, sorted(set(gaps)))
+
+        def told(stored: Stored | BaseException) -> None:
+            if isinstance(stored, Stored) and not gaps:
+                kind = Kind.DUPLICATE if stored.duplicate else Kind.STORED
+                self._end(Verdict(kind=kind, receipt=stored.receipt), done)
+            else:
+                self._ended_otherwise(frame, stored, letter, done)
+
         try:
-            stored = await self._spool.store(
-                device.id,
-                readings,
-                fingerprint(frame, device.id, decoded),
-                received=frame.received_at,
-                beside=letter,
+            self._spool.put(
+                Put(
+                    device=device.id,
+                    readings=readings,
+                    fingerprint=fingerprint(frame, device.id, decoded),
+                    received=frame.received_at,
+                    beside=letter,
+                    told=told,
+                )
             )
-        except StorageError as e:
-            return Verdict(kind=Kind.UNAVAILABLE, detail=str(e))
-        finally:
-            if letter is not None and (stored is None or stored.duplicate):
-                self._quota.give_back(frame)
-        if stored.duplicate:
-            return Verdict(kind=Kind.DUPLICATE, receipt=stored.receipt)
-        if gaps:
-            self._counters.add(NO_VALUE)
-            if letter is None:
-                self._counters.add("dead_letters.over_quota")
-        return Verdict(kind=Kind.STORED, receipt=stored.receipt)
+        except DEFECTS as e:
+            self._later(self._broke(frame, e), done)
+
+    def _ended_otherwise(
+        self, frame: Frame, stored: Stored | BaseException, letter: wire.DeadLetter | None, done: Done
+    ) -> None:
+        """What became of a frame that could not be stored, or that says "no value" somewhere."""
+        new = isinstance(stored, Stored) and not stored.duplicate
+        if letter is not None and not new:
+            self._quota.give_back(frame)
+        if isinstance(stored, StorageError):
+            self._end(Verdict(kind=Kind.UNAVAILABLE, detail=str(stored)), done)
+        elif not isinstance(stored, Stored):
+            self._later(self._broke(frame, stored), done)
+        else:
+            if new:
+                self._counters.add(NO_VALUE)
+                if letter is None:
+                    self._counters.add("dead_letters.over_quota")
+            kind = Kind.STORED if new else Kind.DUPLICATE
+            self._end(Verdict(kind=kind, receipt=stored.receipt), done)
 
     def _sender(self, frame: Frame) -> Device | None:
         return self._devices.get(frame.device) if frame.device is not None else None
@@ -155,18 +189,25 @@ class Pipeline:
         detail = f"the device reports no value for {', '.join(gaps)}; what else the frame holds is stored"
         return dead_letter(frame, reason=NO_VALUE, detail=detail, device=device, seal=self._seal)
 
+    def _refuse(self, frame: Frame, device: Device | None, why: Rejection, done: Done) -> None:
+        self._later(self._reject(frame, device, why), done)
+
     async def _reject(self, frame: Frame, device: Device | None, why: Rejection) -> Verdict:
         """The verdict on a frame that cannot be used, after the commit of its dead letter."""
         detail = printable(why.detail)
         verdict = Verdict(kind=Kind.REJECTED, reason=why.reason, detail=detail)
         if not self._quota.take(frame):
             self._counters.add("dead_letters.over_quota")
-            return verdict
-        letter = dead_letter(frame, reason=why.reason.value, detail=detail, device=device, seal=self._seal)
-        try:
-            await self._spool.keep(letter)
-        except StorageError as e:
-            return Verdict(kind=Kind.UNAVAILABLE, detail=str(e))
+        else:
+            try:
+                await self._spool.keep(
+                    dead_letter(frame, reason=why.reason.value, detail=detail, device=device, seal=self._seal)
+                )
+            except StorageError as e:
+                verdict = Verdict(kind=Kind.UNAVAILABLE, detail=str(e))
+            except DEFECTS as e:
+                return await self._broke(frame, e)
+        self._counters.ended(verdict)
         return verdict
 
     async def _broke(self, frame: Frame, error: BaseException) -> Verdict:
@@ -187,6 +228,11 @@ class Pipeline:
             except DEFECTS as e:
                 self._defects.tell(e, may_quote=False)
         return Verdict(kind=Kind.UNAVAILABLE, detail=detail)
+
+
+def _answer(waiting: asyncio.Future[Verdict], verdict: Verdict) -> None:
+    if not waiting.done():  # whoever waited may have been cancelled
+        waiting.set_result(verdict)
 
 
 def _after_turns(loop: asyncio.AbstractEventLoop, turns: int, call: Callable[[], None]) -> None:

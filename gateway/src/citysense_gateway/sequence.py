@@ -5,8 +5,6 @@ Pure. A number counts as a repeat only if it was really received: forgetting one
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import msgspec
 
 MAX_RANGES = 256
@@ -16,8 +14,7 @@ Range = tuple[int, int]
 """First and last number, both included."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Sequence:
+class Sequence(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """`next` is the lowest number that was neither received nor given up; `received` is ascending, without overlap."""
 
     next: int = 0
@@ -35,7 +32,11 @@ def receive(state: Sequence, seq: int, base: int | None) -> tuple[Sequence, bool
     `base` is the lowest number that the device can still send: what is open below it is given up. A device that sends
     `seq` can still send it, so a greater base is taken for a mistake.
     """
-    received, is_new = _insert(state.received, seq)
+    ranges = state.received
+    if seq == state.next and base is None and len(ranges) <= 1 and (not ranges or ranges[0][1] == seq - 1):
+        # Nearly every frame: the next one, and nothing is open.
+        return Sequence(next=seq + 1, received=((ranges[0][0] if ranges else seq, seq),)), True
+    received, is_new = _insert(ranges, seq)
     following = state.next if base is None else max(state.next, min(base, seq))
     for first, last in received:
         if first <= following <= last:

@@ -7,24 +7,29 @@ the log's.
 
 from __future__ import annotations
 
+import asyncio
 import sqlite3
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+
+import msgspec
 
 from citysense import wire
 from citysense.clock import Clock
 from citysense.crash_points import CrashPoints
-from citysense.durable_log import MAX_BYTES, DurableLog, Entry
+from citysense.durable_log import MAX_BYTES, DurableLog, Entry, Plan
+from citysense.errors import StorageError
 from citysense.record_format import CLASS_CODES, Record
 from citysense.reserve import RESERVE_BYTES
 from citysense_gateway.fingerprint import KEPT_MS, Counted, Fingerprint, Keyed
 from citysense_gateway.frame import Receipt
-from citysense_gateway.sequence import Sequence, pack_ranges, receive, unpack_ranges
+from citysense_gateway.received_numbers import SCHEMA as NUMBERS_SCHEMA
+from citysense_gateway.received_numbers import ReceivedNumbers
 from citysense_profiles.reading import ReadingClass
 
-BOOTS_KEPT = 16
-"""Boots whose sequence numbers are remembered per device; the last one for as long as the device is silent."""
+TURN_BOUND = 500
+"""Frames of one job of the writer: half of what it takes into one transaction."""
 MAX_KEYS = 1_000_000
 """Keys kept at most, about 100 MB; at 200 frames a second without a counter they last for more than an hour."""
 PRUNE_CHUNK = 2_000
@@ -33,8 +38,7 @@ MAX_REFUSED = 10_000
 """Refused dead letters and tombstones kept at most, the newest: a few MB, and at worst 0.7 GB of full-sized letters."""
 
 _SCHEMA = (
-    "CREATE TABLE IF NOT EXISTS sequence(device TEXT, boot INTEGER, next INTEGER, received BLOB,"
-    " PRIMARY KEY(device, boot)) WITHOUT ROWID",
+    NUMBERS_SCHEMA,
     "CREATE TABLE IF NOT EXISTS fingerprint(id INTEGER PRIMARY KEY, key BLOB UNIQUE, seen INTEGER)",
     # Offsets are never reused and count over all classes, so a record that comes here again stands here once.
     "CREATE TABLE IF NOT EXISTS refused_record(offset INTEGER PRIMARY KEY, class INTEGER, blob BLOB, reason TEXT)",
@@ -49,12 +53,26 @@ class Aside:
     reason: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Stored:
+class Stored(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """What became of a frame. Either way it is durable now."""
 
     duplicate: bool
     receipt: Receipt | None = None
+
+
+class Put(msgspec.Struct, kw_only=True):
+    """One frame to store: its readings per class, all or none, unless it is a repeat.
+
+    `beside` is a dead letter to keep with them, of a frame that was usable only in part. `told` is called once, in the
+    event loop: with what became of the frame after the commit, or with why it was not stored.
+    """
+
+    device: str
+    readings: Mapping[ReadingClass, wire.Readings]
+    fingerprint: Fingerprint
+    received: int
+    told: Callable[[Stored | BaseException], None]
+    beside: wire.DeadLetter | None = None
 
 
 class Spool:
@@ -72,6 +90,9 @@ class Spool:
         max_keys: int = MAX_KEYS,
         max_refused: int = MAX_REFUSED,
     ) -> None:
+        self._numbers = ReceivedNumbers()
+        self._turn: list[Put] = []
+        self._alone: set[asyncio.Task[None]] = set()
         self.log = DurableLog(
             path,
             clock=clock,
@@ -81,6 +102,7 @@ class Spool:
             schema=_prepare,
             reserve_bytes=reserve_bytes,
             max_bytes=max_bytes,
+            rolled_back=self._numbers.forget,
         )
         self._clock = clock
         self._max_keys = max_keys
@@ -94,33 +116,76 @@ class Spool:
         """Commit what waits and close."""
         self.log.close()
 
-    async def store(
-        self,
-        device: str,
-        readings: Mapping[ReadingClass, wire.Readings],
-        fingerprint: Fingerprint,
-        *,
-        received: int,
-        beside: wire.DeadLetter | None = None,
-    ) -> Stored:
-        """Append the readings of one frame, all or none, unless the frame is a repeat; returns after the commit.
+    def put(self, put: Put) -> None:
+        """Store a frame together with the others of this turn of the event loop."""
+        turn = self._turn
+        turn.append(put)
+        if len(turn) == 1:
+            asyncio.get_running_loop().call_soon(self._hand_over)
+        elif len(turn) == TURN_BOUND:
+            self._hand_over()
 
-        `beside` is a dead letter to keep with them, of a frame that was usable only in part.
+    def _hand_over(self) -> None:
+        puts, self._turn = self._turn, []
+        if not puts:
+            return
 
-        Raises StorageError where nothing could be stored.
-        """
-        entries = [
-            Entry(cls=cls, body=wire.encode(of_class), device=device, time=received)
-            for cls, of_class in readings.items()
-        ]
-        if beside is not None:
-            entries.append(Entry(cls=ReadingClass.STATE, body=wire.encode(beside), device=device, time=received))
+        def told(outcomes: Sequence[Stored]) -> None:
+            for put, stored in zip(puts, outcomes, strict=True):
+                put.told(stored)
 
-        def plan(connection: sqlite3.Connection) -> tuple[list[Entry], Stored]:
-            stored = _recognise(connection, device, fingerprint, received)
-            return ([] if stored.duplicate else entries), stored
+        def failed(error: BaseException) -> None:
+            # One by one, on the way that gives the reserve back: what stops one frame need not stop its neighbours.
+            for put in puts:
+                task = asyncio.ensure_future(self._store_alone(put))
+                self._alone.add(task)
+                task.add_done_callback(self._alone.discard)
 
-        return await self.log.append(plan, urgent=ReadingClass.SAFETY in readings)
+        urgent = any(ReadingClass.SAFETY in put.readings for put in puts)
+        try:
+            self.log.post(self._plan(puts), urgent=urgent, committed=told, failed=failed, items=len(puts))
+        except StorageError as e:
+            for put in puts:
+                put.told(e)
+
+    async def _store_alone(self, put: Put) -> None:
+        urgent = ReadingClass.SAFETY in put.readings
+        try:
+            (stored,) = await self.log.append(self._plan([put]), urgent=urgent)
+        except (StorageError, ValueError, LookupError, ArithmeticError) as e:
+            put.told(e)
+        else:
+            put.told(stored)
+
+    def _plan(self, puts: Sequence[Put]) -> Plan[list[Stored]]:
+        def plan(connection: sqlite3.Connection) -> tuple[list[Entry], list[Stored]]:
+            entries: list[Entry] = []
+            outcomes: list[Stored] = []
+            try:
+                for put in puts:
+                    stored = self._recognise(connection, put)
+                    outcomes.append(stored)
+                    if not stored.duplicate:
+                        _add_entries(entries, put)
+                self._numbers.write(connection)
+            except BaseException:
+                self._numbers.forget()
+                raise
+            return entries, outcomes
+
+        return plan
+
+    def _recognise(self, connection: sqlite3.Connection, put: Put) -> Stored:
+        """Whether the frame was stored before; remembers it."""
+        match put.fingerprint:
+            case Counted() as counted:
+                is_new, done = self._numbers.count(connection, put.device, counted)
+                receipt = None if done is None else Receipt(boot=counted.boot, seq=done)
+                return Stored(duplicate=not is_new, receipt=receipt)
+            case Keyed() as keyed:
+                return Stored(duplicate=_seen(connection, keyed, put.received))
+            case None:
+                return Stored(duplicate=False)
 
     async def keep(self, letter: wire.DeadLetter) -> None:
         """Append a dead letter; returns after the commit. Raises StorageError where nothing could be stored."""
@@ -178,38 +243,12 @@ def _prepare(connection: sqlite3.Connection) -> None:
         connection.execute(statement)
 
 
-def _recognise(connection: sqlite3.Connection, device: str, fingerprint: Fingerprint, received: int) -> Stored:
-    """Whether the frame was stored before; remembers it."""
-    match fingerprint:
-        case Counted():
-            return _count(connection, device, fingerprint)
-        case Keyed():
-            return Stored(duplicate=_seen(connection, fingerprint, received))
-        case None:
-            return Stored(duplicate=False)
-
-
-def _count(connection: sqlite3.Connection, device: str, frame: Counted) -> Stored:
-    row = connection.execute(
-        "SELECT next, received FROM sequence WHERE device=? AND boot=?", (device, frame.boot)
-    ).fetchone()
-    before = Sequence(next=row[0], received=unpack_ranges(row[1])) if row else Sequence()
-    after, is_new = receive(before, frame.seq, frame.base)
-    if after != before:
-        connection.execute(
-            "INSERT INTO sequence VALUES(?, ?, ?, ?)"
-            " ON CONFLICT DO UPDATE SET next=excluded.next, received=excluded.received",
-            (device, frame.boot, after.next, pack_ranges(after.received)),
-        )
-    if row is None:
-        connection.execute(
-            # Never the present one: a device whose counter was reset would be counted from nothing with each frame.
-            "DELETE FROM sequence WHERE device=?1 AND boot<>?3 AND boot<"
-            "(SELECT boot FROM sequence WHERE device=?1 ORDER BY boot DESC LIMIT 1 OFFSET ?2)",
-            (device, BOOTS_KEPT - 1, frame.boot),
-        )
-    done = after.contiguous
-    return Stored(duplicate=not is_new, receipt=None if done is None else Receipt(boot=frame.boot, seq=done))
+def _add_entries(entries: list[Entry], put: Put) -> None:
+    device, received = put.device, put.received
+    for cls, of_class in put.readings.items():
+        entries.append(Entry(cls=cls, body=wire.encode(of_class), device=device, time=received))
+    if put.beside is not None:
+        entries.append(Entry(cls=ReadingClass.STATE, body=wire.encode(put.beside), device=device, time=received))
 
 
 def _seen(connection: sqlite3.Connection, frame: Keyed, received: int) -> bool:

@@ -47,8 +47,7 @@ DAMAGED = "damaged"
 """Why readings that were acknowledged were given up; the words stand in the tombstones."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Entry:
+class Entry(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """One record to append. `device` and `time` (ms) are what a tombstone would say of it.
 
     An `expendable` one that is given up leaves no tombstone: nobody's reading is lost with it.
@@ -96,6 +95,7 @@ class DurableLog:
         schema: Callable[[sqlite3.Connection], None] | None = None,
         reserve_bytes: int = RESERVE_BYTES,
         max_bytes: int = MAX_BYTES,
+        rolled_back: Callable[[], None] | None = None,
     ) -> None:
         self._path = path
         self._clock = clock
@@ -103,7 +103,12 @@ class DurableLog:
         self._max_bytes = max_bytes
         self._reserve = Reserve(path.with_suffix(".reserve"), size=reserve_bytes)
         self._writer = SingleWriter(
-            path, schema=self._prepare, synchronous=synchronous, crash=crash, crash_prefix=crash_prefix
+            path,
+            schema=self._prepare,
+            synchronous=synchronous,
+            crash=crash,
+            crash_prefix=crash_prefix,
+            rolled_back=rolled_back,
         )
         self._reader: sqlite3.Connection | None = None
         self._depths = LaneDepths()
@@ -167,6 +172,32 @@ class DurableLog:
             return result, self._write(connection, entries, short)
 
         return (await self._submit(job, urgent=urgent, committed=self._announce))[0]
+
+    def post(
+        self,
+        plan: Plan[T],
+        *,
+        urgent: bool,
+        committed: Callable[[T], None],
+        failed: Callable[[BaseException], None],
+        items: int,
+    ) -> None:
+        """`append` for many frames a second: no task, no future; one of the two is called in the event loop.
+
+        Does not give the reserve back: whoever is told of StorageFull appends again, with `append`. `items` is how many
+        rows' worth of work the plan is. Raises StorageClosed or Overloaded at once.
+        """
+
+        def job(connection: sqlite3.Connection) -> tuple[T, _Written]:
+            short = self._short
+            entries, result = plan(connection)
+            return result, self._write(connection, entries, short)
+
+        def done(outcome: tuple[T, _Written]) -> None:
+            self._announce(outcome)
+            committed(outcome[0])
+
+        self._writer.post(job, urgent=urgent, committed=done, failed=failed, items=items)
 
     async def append_entries(self, entries: Sequence[Entry], *, urgent: bool) -> None:
         """Append `entries` without a decision."""

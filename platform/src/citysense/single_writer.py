@@ -36,19 +36,46 @@ log = logging.getLogger(__name__)
 
 BULK_WINDOW_S = 0.010
 """ARCHITECTURE.md section 2: bulk waits at most 10 ms for a commit."""
-QUEUE_BOUND = 20_000
-"""Jobs of each kind, urgent or not, that wait for the thread; two seconds of a storm on a slow disk. Beyond it, senders
-are told to wait. Urgent ones have a bound of their own: a storm of bulk must not cost a flood its place."""
+QUEUE_BOUND = 50_000
+"""Items of each kind, urgent or not, that wait for the thread: a storm's worst second, and 75 MB. Beyond it, senders are
+told to wait. Urgent ones have a bound of their own: a storm of bulk must not cost a flood its place."""
 BATCH_BOUND = 1_000
-"""Jobs of one transaction: bounds how long an urgent job waits behind the one that is under way."""
+"""Items of one transaction, unless one job has more: bounds how long an urgent job waits behind the one under way."""
 
 
 @dataclass(slots=True)
 class _Waiting:
+    """A job and whom to tell. `items` is how many rows' worth of work it is, for the bounds."""
+
     job: Job[Any]
-    future: asyncio.Future[Any]
     loop: asyncio.AbstractEventLoop
-    committed: Callable[[Any], None] | None
+    committed: Callable[[Any], None]
+    failed: Callable[[BaseException], None]
+    items: int
+
+
+class _Queue:
+    """Jobs of one kind, in order, and how many items they are together."""
+
+    __slots__ = ("items", "jobs")
+
+    def __init__(self) -> None:
+        self.jobs: deque[_Waiting] = deque()
+        self.items = 0
+
+    def put(self, waiting: _Waiting) -> None:
+        self.jobs.append(waiting)
+        self.items += waiting.items
+
+    def take(self, room: int) -> list[_Waiting]:
+        """The first jobs that fit into `room` items; at least one where there is room at all."""
+        taken: list[_Waiting] = []
+        while self.jobs and room > 0:
+            waiting = self.jobs.popleft()
+            taken.append(waiting)
+            self.items -= waiting.items
+            room -= waiting.items
+        return taken
 
 
 Outcome = tuple[_Waiting, Any, BaseException | None]
@@ -56,7 +83,11 @@ Outcome = tuple[_Waiting, Any, BaseException | None]
 
 
 class SingleWriter:
-    """The thread that owns a SQLite file."""
+    """The thread that owns a SQLite file.
+
+    `rolled_back` is called in that thread whenever a transaction is undone: what jobs remember beside the file, of rows
+    that they have just written, is not true any more.
+    """
 
     def __init__(
         self,
@@ -67,6 +98,7 @@ class SingleWriter:
         window: float = BULK_WINDOW_S,
         crash: CrashPoints | None = None,
         crash_prefix: str = "",
+        rolled_back: Callable[[], None] | None = None,
     ) -> None:
         self._path = path
         self._schema = schema
@@ -74,8 +106,9 @@ class SingleWriter:
         self._window = window
         self._crash = crash or CrashPoints()
         self._crash_prefix = crash_prefix
-        self._urgent: deque[_Waiting] = deque()
-        self._patient: deque[_Waiting] = deque()
+        self._rolled_back = rolled_back
+        self._urgent = _Queue()
+        self._patient = _Queue()
         self._ready = threading.Condition()
         self._closing = False
         self._opened: threading.Event = threading.Event()
@@ -111,32 +144,58 @@ class SingleWriter:
 
     @property
     def waiting(self) -> int:
-        """Jobs not yet taken into a transaction."""
-        return len(self._urgent) + len(self._patient)
+        """Items not yet taken into a transaction."""
+        return self._urgent.items + self._patient.items
 
     def submit(self, job: Job[T], *, urgent: bool, committed: Callable[[T], None] | None = None) -> asyncio.Future[T]:
         """Queue `job`, an urgent one before all that are not.
 
-        The future holds its result after the commit, or what it or the file raised.
+        The future holds its result after the commit, or what it or the file raised; see `post` for the rest.
+        `committed` is called with the result also when nobody waits for the future any more.
+        """
+        future: asyncio.Future[T] = asyncio.get_running_loop().create_future()
+
+        def done(result: T) -> None:
+            if committed is not None:
+                committed(result)
+            if not future.cancelled():
+                future.set_result(result)
+
+        def failed(error: BaseException) -> None:
+            if not future.cancelled():
+                future.set_exception(error)
+
+        self.post(job, urgent=urgent, committed=done, failed=failed)
+        return future
+
+    def post(
+        self,
+        job: Job[T],
+        *,
+        urgent: bool,
+        committed: Callable[[T], None],
+        failed: Callable[[BaseException], None],
+        items: int = 1,
+    ) -> None:
+        """Queue `job` without a future; either `committed` or `failed` is called in the event loop, in the order of the
+        commits.
+
         A job may refuse with a ValueError, LookupError or ArithmeticError: its caller gets it, and nothing of the job
-        is kept. `committed` is called in the event loop with the result, in the order of the commits, also when
-        nobody waits for the future any more. Raises StorageClosed or Overloaded at once. Call from a running event
-        loop.
+        is kept. Raises StorageClosed or Overloaded at once. Call from a running event loop.
         """
         loop = asyncio.get_running_loop()
-        future: asyncio.Future[T] = loop.create_future()
         with self._ready:
             if self._closing or self._thread is None:
                 raise StorageClosed(f"{self._path.name} is closed")
             queue = self._urgent if urgent else self._patient
-            if len(queue) >= QUEUE_BOUND:
+            if queue.items >= QUEUE_BOUND:
                 raise Overloaded(
                     f"{QUEUE_BOUND} writes wait for {self._path.name}; the disk is too slow for what comes in"
                 )
-            queue.append(_Waiting(job, future, loop, committed))
-            if urgent or len(queue) in (1, BATCH_BOUND):
+            before = queue.items
+            queue.put(_Waiting(job, loop, committed, failed, items))
+            if urgent or not before or before < BATCH_BOUND <= queue.items:
                 self._ready.notify()
-        return future
 
     def _run(self) -> None:
         try:
@@ -170,9 +229,8 @@ class SingleWriter:
         """Refuse what is under way, what waits and what would come."""
         with self._ready:
             self._closing = True
-            left = [*batch, *self._urgent, *self._patient]
-            self._urgent.clear()
-            self._patient.clear()
+            left = [*batch, *self._urgent.jobs, *self._patient.jobs]
+            self._urgent, self._patient = _Queue(), _Queue()
         error = StorageClosed(
             f"{self._path.name}: the writer stopped after a fault of its own; start the process again"
         )
@@ -183,15 +241,13 @@ class SingleWriter:
         with self._ready:
             while not self.waiting and not self._closing:
                 self._ready.wait()
-            if self._patient and not self._no_reason_to_wait():
+            if self._patient.jobs and not self._no_reason_to_wait():
                 self._ready.wait_for(self._no_reason_to_wait, timeout=self._window)
-            batch: list[_Waiting] = []
-            for queue in (self._urgent, self._patient):
-                batch += [queue.popleft() for _ in range(min(len(queue), BATCH_BOUND - len(batch)))]
-            return batch
+            batch = self._urgent.take(BATCH_BOUND)
+            return batch + self._patient.take(BATCH_BOUND - sum(waiting.items for waiting in batch))
 
     def _no_reason_to_wait(self) -> bool:
-        return bool(self._urgent) or self._closing or len(self._patient) >= BATCH_BOUND
+        return bool(self._urgent.jobs) or self._closing or self._patient.items >= BATCH_BOUND
 
     def _commit(self, connection: sqlite3.Connection, batch: Sequence[_Waiting]) -> None:
         """One transaction for all of `batch`; what a refusing job has written goes, what its neighbours wrote stays."""
@@ -213,13 +269,12 @@ class SingleWriter:
                         outcomes.append((item, None, e))
                         continue
                     # It changed rows before it refused: all start again without it, its neighbours are not concerned.
-                    connection.execute("ROLLBACK")
+                    self._roll_back(connection)
                     resolve([(item, None, e)])
                     return item
             self._end_transaction(connection)
         except (sqlite3.Error, OSError, StorageError) as e:
-            if connection.in_transaction:
-                connection.execute("ROLLBACK")
+            self._roll_back(connection)
             error = e if isinstance(e, StorageError) else storage_error(self._path, e)
             if not self._failing:
                 log.error("%s: writing fails: %s", self._path.name, error)
@@ -227,6 +282,12 @@ class SingleWriter:
             outcomes = [(item, None, error) for item in batch]
         resolve(outcomes)
         return None
+
+    def _roll_back(self, connection: sqlite3.Connection) -> None:
+        if self._rolled_back is not None:
+            self._rolled_back()
+        if connection.in_transaction:
+            connection.execute("ROLLBACK")
 
     def _end_transaction(self, connection: sqlite3.Connection) -> None:
         if self._crash_prefix:
@@ -252,14 +313,10 @@ def resolve(outcomes: Sequence[Outcome]) -> None:
 
 def _settle(outcomes: Sequence[Outcome]) -> None:
     for item, result, error in outcomes:
-        if error is None and item.committed is not None:
-            item.committed(result)
-        if item.future.cancelled():
-            continue
         if error is None:
-            item.future.set_result(result)
+            item.committed(result)
         else:
-            item.future.set_exception(error)
+            item.failed(error)
 
 
 def open_for_writing(path: Path, synchronous: Durability) -> sqlite3.Connection:
