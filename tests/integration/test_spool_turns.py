@@ -1,4 +1,4 @@
-"""Frames of one turn of the event loop share a job of the writer: what that must not mix up."""
+"""Frames that come together share a job of the writer: what that must not mix up."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from citysense.crash_points import CrashPoints
 from citysense.errors import StorageFull
 from citysense_gateway.fingerprint import Counted, Fingerprint, Keyed
 from citysense_gateway.frame import Receipt
-from citysense_gateway.spool import TURN_BOUND, Put, Spool, Stored
+from citysense_gateway.spool import JOB_BOUND, Put, Spool, Stored
 from citysense_profiles.reading import ReadingClass
 
 NOW = 1_790_000_000_000
@@ -94,13 +94,13 @@ async def test_a_repeat_within_a_turn_is_one_frame(spool: Spool) -> None:
     assert rows(spool) == 2
 
 
-async def test_a_turn_longer_than_its_bound_is_stored_whole(spool: Spool) -> None:
+async def test_more_frames_than_one_job_takes_are_is_stored_whole(spool: Spool) -> None:
     turn = Turn(spool)
-    for seq in range(2 * TURN_BOUND + 7):
+    for seq in range(2 * JOB_BOUND + 7):
         turn.put(counted(seq))
     ended = await turn.ended()
     assert {outcome.duplicate for outcome in ended.values() if isinstance(outcome, Stored)} == {False}
-    assert rows(spool) == len(ended) == 2 * TURN_BOUND + 7
+    assert rows(spool) == len(ended) == 2 * JOB_BOUND + 7
 
 
 def fails_once(real: Callable[..., object], error: Exception) -> Callable[..., object]:

@@ -22,13 +22,14 @@ from citysense.durable_log import MAX_BYTES, DurableLog, Entry, Plan
 from citysense.errors import StorageError
 from citysense.record_format import CLASS_CODES, Record
 from citysense.reserve import RESERVE_BYTES
+from citysense.single_writer import BULK_WINDOW_S
 from citysense_gateway.fingerprint import KEPT_MS, Counted, Fingerprint, Keyed
 from citysense_gateway.frame import Receipt
 from citysense_gateway.received_numbers import SCHEMA as NUMBERS_SCHEMA
 from citysense_gateway.received_numbers import ReceivedNumbers
 from citysense_profiles.reading import ReadingClass
 
-TURN_BOUND = 500
+JOB_BOUND = 500
 """Frames of one job of the writer: half of what it takes into one transaction."""
 MAX_KEYS = 1_000_000
 """Keys kept at most, about 100 MB; at 200 frames a second without a counter they last for more than an hour."""
@@ -89,9 +90,13 @@ class Spool:
         max_bytes: int = MAX_BYTES,
         max_keys: int = MAX_KEYS,
         max_refused: int = MAX_REFUSED,
+        window: float = BULK_WINDOW_S,
     ) -> None:
         self._numbers = ReceivedNumbers()
-        self._turn: list[Put] = []
+        self._waiting: list[Put] = []
+        self._urgent = False
+        self._timer: asyncio.TimerHandle | None = None
+        self._window = window
         self._alone: set[asyncio.Task[None]] = set()
         self.log = DurableLog(
             path,
@@ -114,19 +119,29 @@ class Spool:
 
     def close(self) -> None:
         """Commit what waits and close."""
+        self._hand_over()
         self.log.close()
 
     def put(self, put: Put) -> None:
-        """Store a frame together with the others of this turn of the event loop."""
-        turn = self._turn
-        turn.append(put)
-        if len(turn) == 1:
+        """Store a frame: one with safety readings with whatever else came in this turn of the event loop, others within
+        the window that bulk may wait for company."""
+        waiting = self._waiting
+        waiting.append(put)
+        if not self._urgent and ReadingClass.SAFETY in put.readings:
+            self._urgent = True
             asyncio.get_running_loop().call_soon(self._hand_over)
-        elif len(turn) == TURN_BOUND:
+        elif len(waiting) == 1:
+            self._timer = asyncio.get_running_loop().call_later(self._window, self._hand_over)
+        if len(waiting) == JOB_BOUND:
             self._hand_over()
 
     def _hand_over(self) -> None:
-        puts, self._turn = self._turn, []
+        """Give the writer all that waits as one job."""
+        puts, self._waiting = self._waiting, []
+        urgent, self._urgent = self._urgent, False
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
         if not puts:
             return
 
@@ -141,7 +156,6 @@ class Spool:
                 self._alone.add(task)
                 task.add_done_callback(self._alone.discard)
 
-        urgent = any(ReadingClass.SAFETY in put.readings for put in puts)
         try:
             self.log.post(self._plan(puts), urgent=urgent, committed=told, failed=failed, items=len(puts))
         except StorageError as e:

@@ -182,7 +182,8 @@ class DurableLog:
         failed: Callable[[BaseException], None],
         items: int,
     ) -> None:
-        """`append` for many frames a second: no task, no future; one of the two is called in the event loop.
+        """`append` for many frames a second, which have waited for each other: no task, no future, no further wait; one
+        of the two is called in the event loop.
 
         Does not give the reserve back: whoever is told of StorageFull appends again, with `append`. `items` is how many
         rows' worth of work the plan is. Raises StorageClosed or Overloaded at once.
@@ -197,7 +198,7 @@ class DurableLog:
             self._announce(outcome)
             committed(outcome[0])
 
-        self._writer.post(job, urgent=urgent, committed=done, failed=failed, items=items)
+        self._writer.post(job, urgent=urgent, committed=done, failed=failed, items=items, waited=True)
 
     async def append_entries(self, entries: Sequence[Entry], *, urgent: bool) -> None:
         """Append `entries` without a decision."""

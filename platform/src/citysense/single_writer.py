@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from citysense.crash_points import CrashPoints
-from citysense.errors import Overloaded, StorageClosed, StorageError, StorageFull
+from citysense.errors import Overloaded, StorageClosed, StorageDamaged, StorageError, StorageFull
 
 T = TypeVar("T")
 Job = Callable[[sqlite3.Connection], T]
@@ -45,27 +45,31 @@ BATCH_BOUND = 1_000
 
 @dataclass(slots=True)
 class _Waiting:
-    """A job and whom to tell. `items` is how many rows' worth of work it is, for the bounds."""
+    """A job and whom to tell. `items` is how many rows' worth of work it is, for the bounds; `waited` says that it has
+    had its wait for company."""
 
     job: Job[Any]
     loop: asyncio.AbstractEventLoop
     committed: Callable[[Any], None]
     failed: Callable[[BaseException], None]
     items: int
+    waited: bool
 
 
 class _Queue:
-    """Jobs of one kind, in order, and how many items they are together."""
+    """Jobs of one kind, in order, how many items they are together, and how many of the jobs have waited."""
 
-    __slots__ = ("items", "jobs")
+    __slots__ = ("items", "jobs", "waited")
 
     def __init__(self) -> None:
         self.jobs: deque[_Waiting] = deque()
         self.items = 0
+        self.waited = 0
 
     def put(self, waiting: _Waiting) -> None:
         self.jobs.append(waiting)
         self.items += waiting.items
+        self.waited += waiting.waited
 
     def take(self, room: int) -> list[_Waiting]:
         """The first jobs that fit into `room` items; at least one where there is room at all."""
@@ -74,6 +78,7 @@ class _Queue:
             waiting = self.jobs.popleft()
             taken.append(waiting)
             self.items -= waiting.items
+            self.waited -= waiting.waited
             room -= waiting.items
         return taken
 
@@ -176,9 +181,10 @@ class SingleWriter:
         committed: Callable[[T], None],
         failed: Callable[[BaseException], None],
         items: int = 1,
+        waited: bool = False,
     ) -> None:
         """Queue `job` without a future; either `committed` or `failed` is called in the event loop, in the order of the
-        commits.
+        commits. One that has `waited` for company already is committed at once, but overtakes nobody.
 
         A job may refuse with a ValueError, LookupError or ArithmeticError: its caller gets it, and nothing of the job
         is kept. Raises StorageClosed or Overloaded at once. Call from a running event loop.
@@ -193,8 +199,8 @@ class SingleWriter:
                     f"{QUEUE_BOUND} writes wait for {self._path.name}; the disk is too slow for what comes in"
                 )
             before = queue.items
-            queue.put(_Waiting(job, loop, committed, failed, items))
-            if urgent or not before or before < BATCH_BOUND <= queue.items:
+            queue.put(_Waiting(job, loop, committed, failed, items, waited))
+            if urgent or waited or not before or before < BATCH_BOUND <= queue.items:
                 self._ready.notify()
 
     def _run(self) -> None:
@@ -247,7 +253,9 @@ class SingleWriter:
             return batch + self._patient.take(BATCH_BOUND - sum(waiting.items for waiting in batch))
 
     def _no_reason_to_wait(self) -> bool:
-        return bool(self._urgent.jobs) or self._closing or self._patient.items >= BATCH_BOUND
+        return (
+            bool(self._urgent.jobs) or self._closing or self._patient.waited > 0 or self._patient.items >= BATCH_BOUND
+        )
 
     def _commit(self, connection: sqlite3.Connection, batch: Sequence[_Waiting]) -> None:
         """One transaction for all of `batch`; what a refusing job has written goes, what its neighbours wrote stays."""
@@ -369,7 +377,7 @@ def storage_error(path: Path, error: Exception) -> StorageError:
     if "unable to open" in text or "readonly" in text or "read-only" in text:
         return StorageError(f"{path} cannot be opened for writing; check the folder's owner and rights ({text})")
     if "not a database" in text or "malformed" in text:
-        return StorageError(f"{path} is damaged ({text}); move it away and start again, then restore it from a backup")
+        return StorageDamaged(f"{path} is damaged ({text}); move it away and start again, then restore it from a backup")
     return StorageError(f"{path}: {text}")
 
 
