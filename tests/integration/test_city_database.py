@@ -11,7 +11,9 @@ from pathlib import Path
 
 import pytest
 import sqlalchemy
+from alembic import command
 from alembic.autogenerate import compare_metadata
+from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
 from sqlalchemy import Connection, text
 
@@ -20,6 +22,9 @@ from citysense.crash_points import CrashPoints
 from citysense.errors import SetupError, StorageClosed, StorageError, StorageFull
 from citysense_platform.city.database import City
 from citysense_platform.city.metadata import metadata
+from citysense_platform.city.migrating import FOLDER
+from citysense_platform.registry import rows
+from citysense_platform.registry.device import Credential, CredentialKind, Gateway
 
 
 @pytest.fixture
@@ -248,3 +253,28 @@ def test_migrating_prints_nothing_and_twice_is_once(tmp_path: Path, capfd: pytes
     city.close()
     assert schema() == first
     assert capfd.readouterr() == ("", "")
+
+
+async def test_devices_of_the_schema_before_keep_their_credentials(tmp_path: Path) -> None:
+    engine = sqlalchemy.create_engine(f"sqlite:///{tmp_path}/city.db")
+    with engine.begin() as connection:
+        config = Config(attributes={"connection": connection})
+        config.set_main_option("script_location", str(FOLDER))
+        config.set_main_option("path_separator", "os")
+        command.upgrade(config, "0002")
+        for statement in (
+            "INSERT INTO device VALUES ('gauge-1', 'p', NULL, 'gw-1', NULL, NULL, '{}', 1, NULL, 1)",
+            "INSERT INTO credential VALUES (1, 'gauge-1', 'password', x'01', x'02', 1, NULL)",
+            "INSERT INTO gateway VALUES ('gw-1', x'03', 1)",
+        ):
+            connection.execute(text(statement))
+    engine.dispose()
+    city = City(f"sqlite:///{tmp_path}/city.db")
+    city.open()
+    device = await city.read(lambda connection: rows.find_device(connection, "gauge-1"))
+    gateway = await city.read(lambda connection: rows.find_gateway(connection, "gw-1"))
+    city.close()
+    assert device is not None
+    assert device.credential == Credential(kind=CredentialKind.PASSWORD, number=1, salt=b"\x01", digest=b"\x02")
+    assert device.concentrator is None
+    assert gateway == Gateway(id="gw-1", created=1, revoked=None, devices=1)

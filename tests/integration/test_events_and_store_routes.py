@@ -16,6 +16,9 @@ from citysense import wire
 from citysense.clock import SetClock, rfc3339
 from citysense.keys import token_digest
 from citysense_platform.api.app import build_api
+from citysense_platform.city.database import City
+from citysense_platform.downlinks.order_book import OrderBook
+from citysense_platform.events.again import LettersAgain
 from citysense_platform.events.event_store import EventStore
 from citysense_platform.events.routes import event_routes
 from citysense_platform.store import routes
@@ -79,9 +82,15 @@ async def platform(tmp_path: Path) -> AsyncIterator[Platform]:
     platform = Platform(EmbeddedStore(tmp_path / "t", clock=clock), EventStore(tmp_path / "e", clock=clock))
     await platform.telemetry.open(log_id="log-1")
     await platform.events.open(log_id="log-1")
+    city = City(f"sqlite:///{tmp_path}/city.db")
+    city.open()
+    again = LettersAgain(city, OrderBook(city, clock), clock)
     api = build_api(
         admin_digest=token_digest(TOKEN),
-        routers=[telemetry_routes(platform.telemetry, load_vocabulary(), known), event_routes(platform.events, known)],
+        routers=[
+            telemetry_routes(platform.telemetry, load_vocabulary(), known),
+            event_routes(platform.events, known, again),
+        ],
         open_routers=[],
         title="citysense",
         version="0",
@@ -99,6 +108,7 @@ async def platform(tmp_path: Path) -> AsyncIterator[Platform]:
         await serving
     await platform.telemetry.close()
     await platform.events.close()
+    city.close()
 
 
 def water(moment: int, level: float, **more: Any) -> wire.SampleBody:

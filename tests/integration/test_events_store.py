@@ -5,17 +5,19 @@ from __future__ import annotations
 import asyncio
 import random
 import shutil
+import sqlite3
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from citysense import wire
 from citysense.clock import SetClock, SystemClock
 from citysense.durable_log import DurableLog, Entry
 from citysense_platform.events import dead_letters
-from citysense_platform.events.dead_letters import ReasonCount, keep_letter
+from citysense_platform.events.dead_letters import LetterFilter, ReasonCount, keep_letter
 from citysense_platform.events.event_store import READER, EventStore
 from citysense_platform.store.day_file import DAY_MS, DayFile
 from citysense_platform.store.follower import LogFollower, Taken
@@ -174,7 +176,7 @@ async def test_dead_letters_are_listed_newest_first_and_filtered(store: EventSto
     assert [one.letter for one in rest] == letters[5:]
     assert last is None
     assert len({one.id for one in [*found, *rest]}) == 12
-    filtered, _ = await store.dead_letters(100, reason="unknown_device", device="gauge-0")
+    filtered, _ = await store.dead_letters(100, wanted=LetterFilter(reason="unknown_device", device="gauge-0"))
     assert [one.letter for one in filtered] == [letters[3], letters[9]]
 
 
@@ -186,7 +188,7 @@ async def test_one_device_does_not_crowd_out_the_others(store: EventStore, monke
         ReasonCount(reason="undecodable", kept=10, beyond=15),
         ReasonCount(reason="no_match", kept=1, beyond=0),
     ]
-    assert len((await store.dead_letters(100, device="noisy"))[0]) == 10
+    assert len((await store.dead_letters(100, wanted=LetterFilter(device="noisy")))[0]) == 10
 
 
 async def test_a_day_is_bounded_whoever_sends(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -280,3 +282,23 @@ async def test_the_writer_fills_the_store_from_the_log(tmp_path: Path) -> None:
         assert len((await store.dead_letters(10))[0]) == 1
         assert [log_file.depth(cls, READER) for cls in ReadingClass] == [0, 0, 0]
     log_file.close()
+
+
+async def test_a_day_file_of_the_version_before_is_read_and_written_on(tmp_path: Path) -> None:
+    old = letter(NOW)
+    async with opened(tmp_path) as store:
+        await store.take(taken(old), cursors=cursors(1))
+    [path] = [path for path in tmp_path.glob("events-*.db") if "index" not in path.name]
+    connection = sqlite3.connect(path)
+    for column in ("message", "content", "identity", "via"):
+        connection.execute(f"ALTER TABLE dead_letter DROP COLUMN {column}")
+    connection.commit()
+    connection.close()
+    async with opened(tmp_path) as store:
+        assert [one.letter for one in (await store.dead_letters(10))[0]] == [old], "read before anything is written"
+        new = msgspec.structs.replace(letter(NOW + 1), message="report", content=42, identity="credential", via="hub-1")
+        await store.take(taken(old, new), cursors=cursors(2))
+        found, _ = await store.dead_letters(10)
+        assert [one.letter for one in found] == [new, old]
+        assert await store.letters([one.id for one in found]) == found
+        assert await store.letters(["0.0.0", "x"]) == []

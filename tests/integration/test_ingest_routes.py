@@ -18,15 +18,22 @@ from citysense.clock import SetClock
 from citysense.durable_log import DurableLog
 from citysense.errors import Overloaded, StorageFull
 from citysense.keys import token_digest
-from citysense_platform.api.app import build_api
+from citysense_platform.api.app import MAX_BODY_BYTES, build_api
 from citysense_platform.ingest.gateways import GatewayStates
 from citysense_platform.ingest.log import IngestLog, platform_log
-from citysense_platform.ingest.routes import MAX_BODY_BYTES, POLL_S, ingest_routes
+from citysense_platform.ingest.routes import MOST_OUTCOMES, POLL_S, ingest_routes
 from citysense_platform.registry.roster import Assigned
 from citysense_profiles.reading import ReadingClass
 
 GATEWAY = {"Authorization": "Bearer gateway-secret"}
 ADMIN = {"Authorization": "Bearer admin-secret"}
+ORDERS = wire.Orders(
+    orders=[
+        wire.Downlink(
+            number=5, id="d5", device="gauge-001", message="set", values={"config.report_interval": 600}, expires=9
+        )
+    ]
+)
 ROSTER = wire.Roster(version=4, devices=[wire.RosterDevice(id="gauge-001", profile="p")])
 
 
@@ -38,12 +45,20 @@ class Site:
         self.states = GatewayStates()
         self.ingest = IngestLog(log, lambda _gateway, _device: Assigned(site="7", kind="k"))
         self.asked: list[tuple[str, int, float]] = []
+        self.outcomes: list[tuple[str, wire.Outcomes]] = []
         self.session = aiohttp.ClientSession()
         self.url = ""
 
     async def roster(self, gateway: str, newer_than: int, timeout: float) -> wire.Roster | None:
         self.asked.append((gateway, newer_than, timeout))
         return ROSTER if newer_than != ROSTER.version else None
+
+    async def orders(self, gateway: str, after: int, timeout: float) -> wire.Orders | None:
+        self.asked.append((gateway, after, timeout))
+        return ORDERS if after < 5 else None
+
+    async def take(self, gateway: str, said: wire.Outcomes) -> None:
+        self.outcomes.append((gateway, said))
 
     async def post(self, path: str, body: bytes, headers: dict[str, str] = GATEWAY) -> tuple[int, bytes]:
         async with self.session.post(f"{self.url}/ingest/v1/{path}", data=body, headers=headers) as answer:
@@ -61,6 +76,8 @@ async def site(tmp_path: Path) -> AsyncIterator[Site]:
         site.states,
         gateway_of={"gateway-secret": "gw-1"}.get,
         roster=site.roster,
+        orders=site.orders,
+        outcomes=site.take,
         clock=clock,
     )
     api = build_api(
@@ -104,16 +121,17 @@ async def test_a_batch_is_in_the_log_when_the_answer_comes(site: Site, cls: Read
 @pytest.mark.parametrize(
     "headers", [{}, ADMIN, {"Authorization": "Bearer wrong"}, {"Authorization": "Basic gateway-secret"}]
 )
-@pytest.mark.parametrize("path", ["safety", "heartbeat"])
+@pytest.mark.parametrize("path", ["safety", "heartbeat", "outcomes"])
 async def test_only_gateways_may_submit(site: Site, path: str, headers: dict[str, str]) -> None:
     status, body = await site.post(path, batch(1), headers)
     assert (status, msgspec.json.decode(body)["code"]) == (401, "gateway_unknown")
     assert site.log.read(ReadingClass.SAFETY, after=0, limit=10) == []
-    async with site.session.get(f"{site.url}/ingest/v1/roster", headers=headers) as answer:
-        assert answer.status == 401
+    for asked in ("roster", "orders"):
+        async with site.session.get(f"{site.url}/ingest/v1/{asked}", headers=headers) as answer:
+            assert answer.status == 401
 
 
-@pytest.mark.parametrize("path", ["safety", "heartbeat"])
+@pytest.mark.parametrize("path", ["safety", "heartbeat", "outcomes"])
 @pytest.mark.parametrize("body", [b"", b"\xc1", b"{}", wire.encode({"spool": 7, "items": []})])
 async def test_malformed_bodies_are_refused(site: Site, path: str, body: bytes) -> None:
     status, answer = await site.post(path, body)
@@ -182,3 +200,21 @@ async def test_the_roster_comes_when_it_is_newer(site: Site) -> None:
     for wrong in ("-1", "x", "", "9" * 30):
         async with site.session.get(url, params={"version": wrong}, headers=GATEWAY) as answer:
             assert answer.status == 400
+
+
+async def test_orders_come_when_there_are_some_and_outcomes_go_under_the_callers_name(site: Site) -> None:
+    url = f"{site.url}/ingest/v1/orders"
+    async with site.session.get(url, headers=GATEWAY) as answer:
+        assert answer.status == 200
+        assert msgspec.msgpack.decode(await answer.read(), type=wire.Orders) == ORDERS
+    async with site.session.get(url, params={"after": "5"}, headers=GATEWAY) as answer:
+        assert (answer.status, await answer.read()) == (204, b"")
+    assert site.asked == [("gw-1", 0, POLL_S), ("gw-1", 5, POLL_S)]
+    async with site.session.get(url, params={"after": "-5"}, headers=GATEWAY) as answer:
+        assert (answer.status, (await answer.json(content_type=None))["code"]) == (400, "malformed_after")
+    said = wire.Outcomes(outcomes=[wire.Outcome(id="d5", state="delivered", time=8)])
+    assert await site.post("outcomes", wire.encode(said)) == (204, b"")
+    assert site.outcomes == [("gw-1", said)]
+    status, body = await site.post("outcomes", wire.encode(wire.Outcomes(outcomes=said.outcomes * (MOST_OUTCOMES + 1))))
+    assert (status, msgspec.json.decode(body)["code"]) == (413, "too_many_outcomes")
+    assert len(site.outcomes) == 1

@@ -19,10 +19,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from citysense.clock import SetClock
-from citysense.keys import password_digest, token_digest
+from citysense.keys import Sealer, load_or_create_key, password_digest, token_digest
 from citysense.wire import Roster, encode
 from citysense_platform.api.app import build_api
 from citysense_platform.city.database import City
+from citysense_platform.registry.authority import load_or_create_authority
+from citysense_platform.registry.credentials import SALT_BYTES, Credentials, GatewayKeys
 from citysense_platform.registry.gateways import Gateways
 from citysense_platform.registry.registry import Registry
 from citysense_platform.registry.roster import Assigned, RosterSource
@@ -65,6 +67,7 @@ GAUGE: dict[str, Any] = {
     "settings": {"mount.height": 250},
     "credential": {"kind": "password"},
 }
+MQTT_ONLY = {"profile": "netvox/r311a", "settings": {}}
 
 
 @dataclass
@@ -87,17 +90,22 @@ class Platform:
 async def running(folder: Path) -> AsyncIterator[Platform]:
     city = City(f"sqlite:///{folder}/city.db")
     city.open()
-    roster = RosterSource(city, CATALOGUE)
-    await roster.refresh()
     passwords = (f"password-{n}" for n in itertools.count(1))
+    credentials = Credentials(
+        authority=load_or_create_authority(folder / "keys" / "device-authority.pem", now_ms=NOW),
+        sealer=Sealer(load_or_create_key(folder / "keys" / "credentials.key")),
+        new_password=lambda: next(passwords),
+        new_bytes=bytes,
+    )
+    roster = RosterSource(city, CATALOGUE, keys_of=credentials.for_gateway, authority=credentials.authority)
+    await roster.refresh()
     registry = Registry(
         city,
         CATALOGUE,
         roster,
         SetClock(NOW),
         default_gateway="gw-1",
-        new_password=lambda: next(passwords),
-        new_salt=lambda: b"salt",
+        credentials=credentials,
     )
     api = build_api(
         admin_digest=token_digest(TOKEN),
@@ -134,6 +142,7 @@ async def test_registered_device_is_answered_in_full_and_its_secret_once(platfor
         **GAUGE,
         "kind": "waterlogging_gauge",
         "gateway": "gw-1",
+        "concentrator": None,
         "site": {"id": 1, **SITE},
         "credential": {"kind": "password", "username": "gauge-001"},
         "created": "2026-11-20T16:08:54.423Z",
@@ -145,7 +154,7 @@ async def test_registered_device_is_answered_in_full_and_its_secret_once(platfor
     assert body == {**expected, "credential": secret}
     assert await platform.ask("GET", "/api/v1/devices/gauge-001") == (200, expected)
     assert await platform.ask("GET", "/api/v1/devices") == (200, {"items": [expected], "next": None})
-    stored = b"".join(path.read_bytes() for path in platform.city.path.parent.iterdir())
+    stored = b"".join(path.read_bytes() for path in platform.city.path.parent.glob("city.db*"))
     assert b"gauge-001" in stored
     assert b"password-1" not in stored
 
@@ -212,7 +221,23 @@ async def test_sites_are_used_again_by_name_and_position_or_id(platform: Platfor
         ({"profile": "acme/none"}, 422, "unknown_profile", "profile"),
         ({"endpoint": "modbus+tcp://192.0.2.7:502/1"}, 422, "endpoint_not_allowed", "endpoint"),
         ({"profile": "dfrobot/sen0676", "settings": {}}, 422, "endpoint_required", "endpoint"),
-        ({"credential": {"kind": "x509"}}, 422, "credential_kind_not_available", "credential.kind"),
+        (
+            {
+                "profile": PILE.id,
+                "settings": {},
+                "endpoint": "modbus+tcp://192.0.2.7:502/1",
+                "credential": {"kind": "psk"},
+            },
+            422,
+            "credential_kind_not_available",
+            "credential.kind",
+        ),
+        ({"credential": {"kind": "x509", "csr": "a letter"}}, 422, "request_unfit", "credential.csr"),
+        ({"credential": {"kind": "psk", "csr": "a letter"}}, 422, "invalid", "credential"),
+        ({"gateway": "gw-9"}, 422, "unknown_gateway", "gateway"),
+        ({"gateway": "g w"}, 422, "invalid", "gateway"),
+        ({"concentrator": "hub-9"}, 422, "unknown_concentrator", "concentrator"),
+        ({"concentrator": "gauge-001"}, 422, "concentrator_is_itself", "concentrator"),
         ({"credential": {"kind": "handshake"}}, 422, "invalid", "credential.kind"),
     ],
 )
@@ -334,17 +359,19 @@ async def test_gateway_that_waits_is_woken_by_each_change(platform: Platform) ->
     assert roster is not None
     [device] = roster.devices
     assert (roster.version, device.id, device.settings) == (1, "gauge-001", {"mount.height": 250})
-    assert device.digest == password_digest(b"salt", b"password-1")
+    assert device.digest == password_digest(bytes(SALT_BYTES), b"password-1")
     waiting = asyncio.create_task(platform.roster.roster("gw-1", 1, 60))
     await platform.ask("POST", "/api/v1/devices/gauge-001/revoke")
-    assert await asyncio.wait_for(waiting, 10) == Roster(version=2, devices=[])
+    assert await asyncio.wait_for(waiting, 10) == Roster(version=2, devices=[], authority=platform.roster._authority)
 
 
 async def test_roster_answers_nothing_when_nothing_changed_or_all_ends(platform: Platform) -> None:
     await platform.post()
     assert await platform.roster.roster("gw-1", 1, 0.01) is None
     assert (await platform.roster.roster("gw-1", 99, 60)) is not None
-    assert (await platform.roster.roster("gw-2", 0, 60)) == Roster(version=1, devices=[])
+    assert (await platform.roster.roster("gw-2", 0, 60)) == Roster(
+        version=1, devices=[], authority=platform.roster._authority
+    )
     waiting = asyncio.create_task(platform.roster.roster("gw-1", 1, 60))
     await asyncio.sleep(0)
     platform.roster.close()
@@ -365,7 +392,7 @@ async def test_ingest_finds_site_and_kind_of_a_gateways_own_devices(platform: Pl
 async def test_change_that_this_process_missed_is_found_by_the_next_poll(platform: Platform) -> None:
     await platform.post()
     await platform.post(id="gauge-002")
-    behind = RosterSource(platform.city, CATALOGUE)
+    behind = RosterSource(platform.city, CATALOGUE, keys_of=lambda _: GatewayKeys(), authority="")
     late = await platform.roster.roster("gw-1", 1, 60)
     assert late is not None
     # The second change arrives here without the first: its version may not pass for the whole.
@@ -387,10 +414,10 @@ async def test_registry_survives_a_restart(tmp_path: Path) -> None:
 
 
 async def test_gateway_tokens_are_told_apart_and_replaced(platform: Platform) -> None:
-    gateways = Gateways(platform.city, SetClock(NOW))
+    gateways = Gateways(platform.city, SetClock(NOW), new_token=str)
     await gateways.ensure_gateway("gw-1", "one")
     await gateways.ensure_gateway("gw-2", "two")
-    again = Gateways(platform.city, SetClock(NOW))
+    again = Gateways(platform.city, SetClock(NOW), new_token=str)
     await again.ensure_gateway("gw-1", "new")
     assert [again.gateway_of(token) for token in ("one", "two", "new", "")] == [None, "gw-2", "gw-1", None]
     assert b"two" not in platform.city.path.read_bytes()

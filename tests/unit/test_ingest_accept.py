@@ -12,14 +12,16 @@ from hypothesis import strategies as st
 from citysense import wire
 from citysense.durable_log import Entry
 from citysense_platform.ingest.accept import (
-    KEEP_INTERVALS,
+    MAX_INTERVALS,
     BatchMalformed,
     Examined,
+    Place,
     Reason,
     decide,
     examine,
+    place,
 )
-from citysense_platform.ingest.intervals import Interval, covers, fuse_oldest, union
+from citysense_platform.ingest.intervals import Interval, covers, union
 from citysense_platform.registry.roster import Assigned
 from citysense_profiles.reading import ReadingClass
 
@@ -45,17 +47,11 @@ def test_covers_is_membership(intervals: list[Interval], offset: int) -> None:
     assert covers(union(intervals), offset) == (offset in offsets(intervals))
 
 
-@given(INTERVALS, st.integers(1, 5))
-def test_fusing_loses_no_offset_and_leaves_the_newest_alone(intervals: list[Interval], keep: int) -> None:
-    merged = union(intervals)
-    fused = fuse_oldest(merged, keep)
-    assert len(fused) <= keep
-    assert offsets(merged) <= offsets(fused)
-    assert fused[1:] == merged[len(merged) - len(fused) + 1 :]
-
-
 def new(offset: int) -> Examined:
     return Examined(offset=offset, outcome=Entry(cls=ReadingClass.STATE, body=b"%d" % offset, device="d", time=offset))
+
+
+FIRST = Place(settled=0, after=0)
 
 
 @given(st.data())
@@ -64,16 +60,18 @@ def test_any_splitting_and_repeating_of_a_lane_stores_each_record_once(data: st.
     refused = data.draw(st.sets(st.sampled_from(lane), max_size=5))
     stored: list[bytes] = []
     seen: list[Interval] = []
-    place = 0
-    while place < len(lane):
-        # The answer to what was sent before may have been lost: the gateway starts again from any earlier place.
-        start = data.draw(st.integers(max(0, place - 10), place))
-        end = data.draw(st.integers(place + 1, len(lane)))
+    sent = settled = 0
+    while sent < len(lane):
+        # The answer to what was sent before may have been lost: the gateway starts again from what it knows is settled.
+        start = data.draw(st.integers(settled, sent))
+        settled = data.draw(st.integers(settled, start))
+        end = data.draw(st.integers(sent + 1, len(lane)))
         batch = [
             Examined(offset=offset, outcome=Reason.NOT_ASSIGNED) if offset in refused else new(offset)
             for offset in lane[start:end]
         ]
-        decision = decide(batch, seen)
+        at = Place(settled=lane[settled - 1] if settled else 0, after=lane[start - 1] if start else 0)
+        decision = decide(batch, seen, at)
         stored += [entry.body for entry in decision.entries]
         seen = list(decision.seen)
         accepted = {offset for offset in lane[start:end] if covers(decision.answer.accepted, offset)}
@@ -81,22 +79,72 @@ def test_any_splitting_and_repeating_of_a_lane_stores_each_record_once(data: st.
         assert {offset for offset, _ in decision.answer.rejected} == refused & set(lane[start:end])
         assert decision.answer.keep == []
         assert decision.duplicates == len(accepted) - len(decision.entries)
-        place = end
+        sent = end
     assert stored == [b"%d" % offset for offset in lane if offset not in refused]
 
 
-def test_memory_of_a_lane_with_gaps_stays_small() -> None:
+@given(st.data())
+def test_two_chains_at_both_ends_of_a_lane_store_each_record_once(data: st.DataObject) -> None:
+    """The newest are sent ahead, with gaps that belong to other lanes; no gap that is still to be filled is closed."""
+    lane = sorted(data.draw(st.sets(st.integers(1, 300), min_size=4, max_size=60)))
+    size = data.draw(st.integers(1, 7))
+    oldest, newest = 0, data.draw(st.integers(1, len(lane) - 1))
+    meeting = newest
+    stored: list[bytes] = []
+    seen: list[Interval] = []
+    while oldest < meeting or newest < len(lane):
+        ahead = oldest == meeting or (newest < len(lane) and data.draw(st.booleans()))
+        first, bound = (newest, len(lane)) if ahead else (oldest, meeting)
+        batch = lane[first : min(first + size, bound)]
+        at = Place(settled=lane[oldest - 1] if oldest else 0, after=lane[first - 1] if first else 0)
+        for _ in range(data.draw(st.integers(1, 2))):  # an answer is lost, and all is said once more
+            decision = decide([new(offset) for offset in batch], seen, at)
+            stored += [entry.body for entry in decision.entries]
+            seen = list(decision.seen)
+            assert decision.answer.accepted == [(batch[0], batch[-1])]
+        assert len(seen) <= 3, "what has been told is remembered in one piece for each chain"
+        oldest, newest = (oldest, newest + len(batch)) if ahead else (oldest + len(batch), newest)
+    assert sorted(stored) == sorted(b"%d" % offset for offset in lane)
+    assert len(stored) == len(lane)
+
+
+def test_a_gateway_that_says_nothing_of_its_place_sends_in_order() -> None:
     seen: list[Interval] = []
     for offset in range(1, 2_000, 2):
-        decision = decide([new(offset)], seen)
+        batch = wire.Batch(spool="s", items=[(offset, b"")])
+        decision = decide([new(offset)], seen, place(batch))
         assert len(decision.entries) == 1
         seen = list(decision.seen)
-        assert len(seen) <= KEEP_INTERVALS
-    assert decide([new(1_999), new(2_001)], seen).duplicates == 1
+        assert seen == [(1, offset)]
+    assert decide([new(1_999), new(2_001)], seen, Place(settled=1_998, after=1_998)).duplicates == 1
+
+
+def test_memory_is_bounded_by_asking_for_it_later_and_never_by_closing_a_gap() -> None:
+    """A lane whose newest records are refused, one by one: each leaves a gap that its owner may still fill."""
+    seen: list[Interval] = []
+    behind, offset = 1_000, 1_001
+    answer = wire.Answer(accepted=[])
+    while not answer.keep:
+        items = [new(offset), Examined(offset=offset + 1, outcome=Reason.NOT_ASSIGNED)]
+        decision = decide(items, seen, Place(settled=0, after=behind))
+        seen, answer, behind, offset = list(decision.seen), decision.answer, offset + 1, offset + 2
+    assert len(seen) == MAX_INTERVALS
+    assert (answer.accepted, answer.rejected, answer.keep) == ([], [], [offset - 2, offset - 1])
+    assert not covers(seen, 5)
+    in_order = decide([new(5)], seen, Place(settled=4, after=4))
+    assert in_order.answer.accepted == [(5, 5)], "the oldest are never held up"
+    caught_up = decide([new(offset - 2)], in_order.seen, Place(settled=offset - 3, after=offset - 3))
+    assert caught_up.seen == [(1, offset - 2)]
+
+
+@pytest.mark.parametrize(("settled", "after"), [(7, 7), (0, 7), (5, 4), (2**63, 2**63)])
+def test_a_place_behind_its_own_items_is_no_batch(settled: int, after: int) -> None:
+    with pytest.raises(BatchMalformed, match="first item"):
+        place(wire.Batch(spool="s", items=[(7, b"")], settled=settled, after=after))
 
 
 def test_what_was_accepted_stays_accepted_after_the_device_has_left() -> None:
-    decision = decide([Examined(offset=5, outcome=Reason.NOT_ASSIGNED)], [(1, 9)])
+    decision = decide([Examined(offset=5, outcome=Reason.NOT_ASSIGNED)], [(1, 9)], FIRST)
     assert decision.answer == wire.Answer(accepted=[(5, 5)])
     assert decision.entries == []
 

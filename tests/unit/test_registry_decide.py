@@ -18,7 +18,7 @@ from citysense_platform.registry.decide import (
     merged,
     settings_faults,
 )
-from citysense_platform.registry.device import Change, Device, NewDevice, Place
+from citysense_platform.registry.device import Change, CredentialKind, Device, NewDevice, Place, Wanted
 from citysense_platform.registry.endpoint import endpoint_fault
 from citysense_profiles.catalogue import load_catalogue
 from citysense_profiles.compiler import parse_profile
@@ -34,7 +34,7 @@ GAUGE = NewDevice(
     endpoint=None,
     serial=None,
     settings={"mount.height": 250.0},
-    credential="password",
+    credential=Wanted(kind=CredentialKind.PASSWORD),
 )
 POLLED = NewDevice(
     id="gauge-002",
@@ -53,13 +53,13 @@ REGISTERED = Device(
     endpoint=None,
     serial="S1",
     settings={"mount.height": 250.0},
-    credential="password",
-    salt=b"",
-    digest=b"",
+    credential=None,
     created=0,
     revoked=None,
     version=1,
 )
+OSCORE = Wanted(kind=CredentialKind.OSCORE)
+HUB = replace(REGISTERED, id="hub-1")
 NOTHING = Holdings(device_with_id=None, device_with_serial=None, site_exists=True)
 
 
@@ -68,7 +68,9 @@ def reasons(refusal: Refusal | None) -> list[Reason]:
 
 
 @pytest.mark.parametrize(
-    "new", [GAUGE, POLLED, replace(GAUGE, credential=None, site=None)], ids=lambda new: str(new.id)
+    "new",
+    [GAUGE, POLLED, replace(GAUGE, credential=None, site=None), replace(GAUGE, credential=OSCORE)],
+    ids=lambda new: str(new.id),
 )
 def test_sound_requests_pass(new: NewDevice) -> None:
     assert check_new(new, CATALOGUE.get(new.profile)) is None
@@ -83,11 +85,10 @@ def test_sound_requests_pass(new: NewDevice) -> None:
         (replace(POLLED, endpoint=None), [Reason.ENDPOINT_REQUIRED]),
         (replace(POLLED, endpoint="modbus+tcp://192.0.2.7/1"), [Reason.ENDPOINT_INVALID]),
         (replace(GAUGE, settings={"mount.width": 1.0}), [Reason.UNKNOWN_SETTING]),
-        (replace(GAUGE, credential="x509"), [Reason.CREDENTIAL_KIND_NOT_AVAILABLE]),
         (
-            replace(GAUGE, endpoint="x", settings={"a.b": 1.0, "c.d": 2.0}, credential="psk"),
+            replace(POLLED, endpoint=None, settings={"a.b": 1.0, "c.d": 2.0}, credential=OSCORE),
             [
-                Reason.ENDPOINT_NOT_ALLOWED,
+                Reason.ENDPOINT_REQUIRED,
                 Reason.UNKNOWN_SETTING,
                 Reason.UNKNOWN_SETTING,
                 Reason.CREDENTIAL_KIND_NOT_AVAILABLE,
@@ -114,6 +115,42 @@ def test_every_fault_of_a_request_is_named(new: NewDevice, expected: list[Reason
 )
 def test_what_is_registered_already_speaks_against_it(holdings: Holdings, expected: list[Reason]) -> None:
     assert reasons(check_holdings(GAUGE, holdings)) == expected
+
+
+@pytest.mark.parametrize(
+    ("concentrator", "holdings", "expected"),
+    [
+        ("hub-1", replace(NOTHING, concentrator=HUB), []),
+        ("hub-1", NOTHING, [Reason.UNKNOWN_CONCENTRATOR]),
+        ("hub-1", replace(NOTHING, concentrator=replace(HUB, revoked=5)), [Reason.UNKNOWN_CONCENTRATOR]),
+        ("gauge-001", replace(NOTHING, concentrator=REGISTERED), [Reason.CONCENTRATOR_IS_ITSELF]),
+        ("hub-1", replace(NOTHING, concentrator=replace(HUB, concentrator="hub-0")), [Reason.CONCENTRATOR_IS_CHILD]),
+        ("hub-1", replace(NOTHING, concentrator=replace(HUB, gateway="gw-2")), [Reason.CONCENTRATOR_ELSEWHERE]),
+        ("hub-1", replace(NOTHING, concentrator=HUB, has_children=True), [Reason.HAS_CHILDREN]),
+    ],
+)
+def test_a_concentrator_is_a_device_of_the_same_gateway_that_speaks_for_itself(
+    concentrator: str, holdings: Holdings, expected: list[Reason]
+) -> None:
+    new = replace(GAUGE, concentrator=concentrator, gateway="gw-1")
+    assert reasons(check_holdings(new, holdings)) == expected
+    change = Change(fields=frozenset({"concentrator"}), concentrator=concentrator)
+    assert reasons(check_change(REGISTERED, change, None, holdings)) == expected
+
+
+def test_a_child_moves_with_its_concentrator_only() -> None:
+    child = replace(REGISTERED, concentrator="hub-1")
+    holdings = replace(NOTHING, concentrator=HUB)
+    away = Change(fields=frozenset({"gateway"}), gateway="gw-2")
+    assert reasons(check_change(child, away, None, holdings)) == [Reason.CONCENTRATOR_ELSEWHERE]
+    alone = Change(fields=frozenset({"gateway", "concentrator"}), gateway="gw-2", concentrator=None)
+    assert check_change(child, alone, None, holdings) is None
+    assert reasons(check_change(child, alone, None, replace(holdings, gateway_exists=False))) == [
+        Reason.UNKNOWN_GATEWAY
+    ]
+    # Where it stands is asked for by a change of it only.
+    other = Change(fields=frozenset({"settings"}), settings={})
+    assert check_change(child, other, None, replace(NOTHING, concentrator=replace(HUB, revoked=5))) is None
 
 
 def profile(settings: str, options: str = "{}") -> Profile:
@@ -179,19 +216,21 @@ def test_change_looks_at_what_it_touches_only() -> None:
     gauge = CATALOGUE["generic/water-gauge"]
     polled = CATALOGUE["dfrobot/sen0676"]
     endpoint = Change(fields=frozenset({"endpoint"}), endpoint="modbus+tcp://192.0.2.7:502/1")
-    assert reasons(check_change(REGISTERED, endpoint, gauge, site_exists=True)) == [Reason.ENDPOINT_NOT_ALLOWED]
-    assert check_change(replace(REGISTERED, profile=polled.id), endpoint, polled, site_exists=True) is None
-    assert check_change(REGISTERED, Change(fields=frozenset()), gauge, site_exists=True) is None
+    assert reasons(check_change(REGISTERED, endpoint, gauge, NOTHING)) == [Reason.ENDPOINT_NOT_ALLOWED]
+    assert check_change(replace(REGISTERED, profile=polled.id), endpoint, polled, NOTHING) is None
+    assert check_change(REGISTERED, Change(fields=frozenset()), gauge, NOTHING) is None
     away = Change(fields=frozenset({"endpoint"}), endpoint=None)
-    assert reasons(check_change(REGISTERED, away, polled, site_exists=True)) == [Reason.ENDPOINT_REQUIRED]
+    assert reasons(check_change(REGISTERED, away, polled, NOTHING)) == [Reason.ENDPOINT_REQUIRED]
     nowhere = Change(fields=frozenset({"site"}), site=77)
-    assert reasons(check_change(REGISTERED, nowhere, gauge, site_exists=False)) == [Reason.UNKNOWN_SITE]
+    assert reasons(check_change(REGISTERED, nowhere, gauge, replace(NOTHING, site_exists=False))) == [
+        Reason.UNKNOWN_SITE
+    ]
 
 
 def test_revoked_devices_do_not_change() -> None:
     change = Change(fields=frozenset({"settings"}), settings={"mount.height": 1.0})
     revoked = replace(REGISTERED, revoked=5)
-    assert reasons(check_change(revoked, change, CATALOGUE[revoked.profile], site_exists=True)) == [Reason.REVOKED]
+    assert reasons(check_change(revoked, change, CATALOGUE[revoked.profile], NOTHING)) == [Reason.REVOKED]
 
 
 def test_merged_settings_lose_what_is_null() -> None:

@@ -9,6 +9,7 @@ import hashlib
 import hmac
 import os
 import secrets
+from collections.abc import Callable
 from pathlib import Path
 
 from cryptography.exceptions import InvalidTag
@@ -28,12 +29,12 @@ class SealBroken(CitysenseError):
 
 def load_or_create_secret(path: Path) -> str:
     """The text secret in `path` (mode 0600), made on first use: 160 random bits in base64url. Raises SetupError."""
-    return _load_or_create(path, secrets.token_urlsafe(20).encode()).decode().strip()
+    return load_or_create_file(path, lambda: secrets.token_urlsafe(20).encode()).decode().strip()
 
 
 def load_or_create_key(path: Path) -> bytes:
     """The 32-byte key in `path` (hex, mode 0600), made on first use. Raises SetupError."""
-    text = _load_or_create(path, secrets.token_hex(KEY_BYTES).encode())
+    text = load_or_create_file(path, lambda: secrets.token_hex(KEY_BYTES).encode())
     try:
         key = bytes.fromhex(text.decode())
     except ValueError as e:
@@ -45,15 +46,18 @@ def load_or_create_key(path: Path) -> bytes:
     return key
 
 
-def _load_or_create(path: Path, fresh: bytes) -> bytes:
-    """Content of a secret file; created whole and synced under a temporary name first, so that no half key is ever read."""
+def load_or_create_file(path: Path, fresh: Callable[[], bytes]) -> bytes:
+    """Content of a secret file (mode 0600), made of `fresh` on first use. Raises SetupError.
+
+    It is created whole and synced under a temporary name first, so that no half key is ever read.
+    """
     try:
         path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         if not path.exists():
             draft = path.with_name(f"{path.name}.{os.getpid()}")
             descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
             with os.fdopen(descriptor, "wb") as file:
-                file.write(fresh)
+                file.write(fresh())
                 file.flush()
                 os.fsync(file.fileno())
             try:

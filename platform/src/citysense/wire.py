@@ -94,10 +94,18 @@ def decode_body(data: bytes) -> Body:
 
 
 class Batch(msgspec.Struct, frozen=True):
-    """One uplink request: records of one lane of one spool, in order of their offsets."""
+    """One uplink request: records of one lane of one spool, in order of their offsets.
+
+    A lane is sent on two chains of requests when it is long: oldest first, and newest first. `settled`: nothing of the
+    lane up to this offset will be sent again. `after`: nothing between this offset and the first item will be, either;
+    the lanes of a spool share their offsets, so only the gateway knows which gaps are other lanes'. Both are -1 in
+    batches of gateways that send a lane strictly in order: then all before the first item is settled.
+    """
 
     spool: str
     items: list[tuple[int, bytes]]
+    settled: int = -1
+    after: int = -1
 
 
 class Answer(msgspec.Struct, frozen=True):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import secrets
 from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -15,6 +16,7 @@ from citysense import wire
 from citysense.clock import Clock
 from citysense.crash_points import CrashPoints
 from citysense.durable_log import DurableLog
+from citysense.keys import Sealer, load_or_create_key
 from citysense_platform.alerts.book import AlertBook
 from citysense_platform.alerts.queries import Alerts
 from citysense_platform.alerts.routes import alerts_routes
@@ -24,6 +26,11 @@ from citysense_platform.api.metrics import metrics_routes
 from citysense_platform.city.database import City
 from citysense_platform.dispatch.queries import Cases
 from citysense_platform.dispatch.routes import dispatch_routes
+from citysense_platform.downlinks.downlinks import Downlinks
+from citysense_platform.downlinks.order_book import OrderBook
+from citysense_platform.downlinks.routes import downlink_routes
+from citysense_platform.events.again import LettersAgain
+from citysense_platform.events.again_routes import again_routes
 from citysense_platform.events.event_store import READER as EVENTS
 from citysense_platform.events.event_store import EventStore
 from citysense_platform.events.routes import event_routes
@@ -31,10 +38,14 @@ from citysense_platform.ingest.gateways import GatewayStates
 from citysense_platform.ingest.log import IngestLog
 from citysense_platform.ingest.routes import ingest_routes
 from citysense_platform.ingest.ticker import Ticker
+from citysense_platform.operation.ledger_watch import LedgerWatch
 from citysense_platform.operation.overview import Overview
 from citysense_platform.operation.status import status_routes
+from citysense_platform.registry.authority import load_or_create_authority
+from citysense_platform.registry.credentials import Credentials
+from citysense_platform.registry.gateway_routes import gateway_routes
 from citysense_platform.registry.gateways import Gateways
-from citysense_platform.registry.registry import Registry, random_password, random_salt
+from citysense_platform.registry.registry import Registry
 from citysense_platform.registry.roster import RosterSource
 from citysense_platform.registry.routes import registry_routes
 from citysense_platform.rules.model import DEFAULT_PACK, load_pack
@@ -43,7 +54,6 @@ from citysense_platform.store.embedded import EmbeddedStore
 from citysense_platform.store.follower import LogFollower
 from citysense_platform.store.influx import InfluxStore, RefusedPoint
 from citysense_platform.store.influx_server import parse_target
-from citysense_platform.store.port import TelemetryStore
 from citysense_platform.store.routes import telemetry_routes
 from citysense_platform.store.writer import StoreWriter
 from citysense_profiles.catalogue import load_catalogue
@@ -104,12 +114,13 @@ async def build_parts(
     await events.open(log_id=log_file.spool_id)
     await store.open(log_id=log_file.spool_id)
 
-    roster = RosterSource(city, catalogue)
+    credentials = _credentials(options.data / "keys", clock)
+    roster = RosterSource(city, catalogue, keys_of=credentials.for_gateway, authority=credentials.authority)
     await roster.refresh()
-    gateways = Gateways(city, clock)
-    registry = Registry(
-        city, catalogue, roster, clock, default_gateway=GATEWAY, new_password=random_password, new_salt=random_salt
-    )
+    gateways = Gateways(city, clock, new_token=_random_secret)
+    registry = Registry(city, catalogue, roster, clock, default_gateway=GATEWAY, credentials=credentials)
+    orders = OrderBook(city, clock)
+    again = LettersAgain(city, orders, clock)
     book = AlertBook(clock=clock, site_name=roster.site_name, responsible_unit=options.responsible_unit)
     rules = RulesRunner(log=log_file, city=city, pack=pack, settle=book.settle, clock=clock)
     await rules.load()
@@ -125,6 +136,9 @@ async def build_parts(
         ingest=ingest,
         store=store_writer,
         events=event_writer,
+        orders=orders,
+        conflicts=lambda: store.conflicts if isinstance(store, EmbeddedStore) else 0,
+        refusals=lambda: store.refusals if isinstance(store, InfluxStore) else 0,
         alerts=Alerts(city),
         cases=Cases(city),
         log_file=log_file,
@@ -139,8 +153,11 @@ async def build_parts(
         admin_digest=admin_digest,
         routers=[
             registry_routes(registry, catalogue),
+            gateway_routes(gateways, latest=states.latest, held=roster.held),
+            downlink_routes(Downlinks(city, catalogue, vocabulary, orders, clock), known),
+            again_routes(events, again),
             telemetry_routes(store, vocabulary, known),
-            event_routes(events, known),
+            event_routes(events, known, again),
             alerts_routes(overview.alerts, site_name=roster.site_name),
             dispatch_routes(overview.cases, site_name=roster.site_name),
             status_routes(overview.status),
@@ -148,7 +165,15 @@ async def build_parts(
         ],
         open_routers=[
             health_routes(overview.health),
-            ingest_routes(ingest, states, gateway_of=gateways.gateway_of, roster=roster.roster, clock=clock),
+            ingest_routes(
+                ingest,
+                states,
+                gateway_of=gateways.gateway_of,
+                roster=roster.roster,
+                orders=orders.orders,
+                outcomes=orders.outcomes,
+                clock=clock,
+            ),
         ],
         title="citysense",
         version=version("citysense"),
@@ -156,6 +181,7 @@ async def build_parts(
 
     def stop() -> None:
         roster.close()
+        orders.close()
         store_writer.stop()
         event_writer.stop()
 
@@ -167,15 +193,34 @@ async def build_parts(
         api=api,
         gateways=gateways,
         work={"store": store_writer.run(), "events": event_writer.run()},
-        endless={"rules": rules.run(), "ticker": Ticker(log_file, clock).run()},
+        endless={
+            "rules": rules.run(),
+            "ticker": Ticker(log_file, clock).run(),
+            "orders": orders.run(),
+            "ledger": LedgerWatch(city, latest=states.latest, settle=book.settle, clock=clock).run(),
+        },
         stop=stop,
         close=close,
     )
 
 
+def _random_secret() -> str:
+    """160 random bits, printable: a password or a token."""
+    return secrets.token_urlsafe(20)
+
+
+def _credentials(keys: Path, clock: Clock) -> Credentials:
+    return Credentials(
+        authority=load_or_create_authority(keys / "device-authority.pem", now_ms=clock.now_ms()),
+        sealer=Sealer(load_or_create_key(keys / "credentials.key")),
+        new_password=_random_secret,
+        new_bytes=secrets.token_bytes,
+    )
+
+
 def _telemetry(
     options: Options, events: EventStore, vocabulary: Vocabulary, clock: Clock, crash: CrashPoints
-) -> TelemetryStore:
+) -> EmbeddedStore | InfluxStore:
     """The embedded store, or the InfluxDB that was asked for. A point that its server refuses becomes a dead letter."""
     folder = options.data / "telemetry"
     if options.influx is None:

@@ -8,6 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from citysense import wire
 from citysense.clock import rfc3339
+from citysense_platform.downlinks.order import Order, State
 from citysense_platform.events.dead_letters import DeadLetter
 from citysense_platform.events.event_store import Event
 from citysense_platform.events.rows import short_names
@@ -35,6 +36,15 @@ class EventBody(BaseModel):
     tag: str | None = Field(description="HMAC of a personal id; the id itself is kept nowhere.")
 
 
+class ReadAgainBody(BaseModel):
+    """The newest attempt to read a dead letter again."""
+
+    order: str
+    state: State = Field(description="waiting, then stored, duplicate, rejected, or refused by its gateway.")
+    detail: str
+    changed: str
+
+
 class DeadLetterBody(BaseModel):
     """A frame that was not usable, with the reason."""
 
@@ -51,6 +61,7 @@ class DeadLetterBody(BaseModel):
         channel="/v1/gauge-001/report",
         profile="vendor/model",
         gateway="gateway-1",
+        reprocessed={"order": "r1795190999000", "state": "stored", "detail": "", "changed": "2026-11-20T16:10:00.000Z"},
     )
 
     id: str
@@ -65,6 +76,7 @@ class DeadLetterBody(BaseModel):
     channel: str = Field(description="Topic, path or register block.")
     profile: str | None
     gateway: str | None
+    reprocessed: ReadAgainBody | None = Field(description="Null where nobody has asked for it to be read again.")
 
 
 class ReasonCountBody(BaseModel):
@@ -107,8 +119,8 @@ def event_body(event: Event) -> dict[str, Any]:
     }
 
 
-def dead_letter_body(one: DeadLetter) -> dict[str, Any]:
-    """The fields of a DeadLetterBody."""
+def dead_letter_body(one: DeadLetter, again: Order | None) -> dict[str, Any]:
+    """The fields of a DeadLetterBody; `again` is the newest order to read it again."""
     letter = one.letter
     return {
         "id": one.id,
@@ -123,6 +135,8 @@ def dead_letter_body(one: DeadLetter) -> dict[str, Any]:
         "channel": letter.channel,
         "profile": letter.profile or None,
         "gateway": letter.gateway or None,
+        "reprocessed": again
+        and {"order": again.id, "state": again.state, "detail": again.detail, "changed": _moment(again.changed)},
     }
 
 

@@ -21,21 +21,29 @@ BYTES_OF_DAY = 256 << 20
 SCHEMA = (
     "CREATE TABLE IF NOT EXISTS dead_letter(id INTEGER PRIMARY KEY, key BLOB UNIQUE, received INTEGER, transport TEXT,"
     " source TEXT, channel TEXT, device TEXT, profile TEXT, reason TEXT, detail TEXT, size INTEGER, raw BLOB, seal TEXT,"
-    " gateway TEXT)",
+    " gateway TEXT, message TEXT, content INTEGER, identity TEXT, via TEXT)",
     "CREATE INDEX IF NOT EXISTS dead_letter_by_time ON dead_letter(received)",
     "CREATE INDEX IF NOT EXISTS dead_letter_by_device ON dead_letter(device, received)",
     "CREATE TABLE IF NOT EXISTS dead_letter_tally(reason TEXT PRIMARY KEY, kept INTEGER, beyond INTEGER, bytes INTEGER)"
     " WITHOUT ROWID",
 )
-# After the id in the order of `wire.DeadLetter`.
-SELECT = (
-    "SELECT id, received, transport, source, channel, device, profile, reason, detail, size, raw, seal, gateway"
+# In the order of `wire.DeadLetter`.
+_COLUMNS = "received, transport, source, channel, device, profile, reason, detail, size, raw, seal, gateway"
+_LATER_COLUMNS = {
+    "message": ("TEXT", "''"),
+    "content": ("INTEGER", "-1"),
+    "identity": ("TEXT", "''"),
+    "via": ("TEXT", "''"),
+}
+"""Columns that day files of an earlier version lack: type, and what stands for it."""
+_CHOSEN = (
     " FROM dead_letter WHERE (received, id)<(?1, ?2) AND (?3 IS NULL OR reason=?3) AND (?4 IS NULL OR device=?4)"
-    " ORDER BY received DESC, id DESC LIMIT ?5"
+    " AND (?5 IS NULL OR profile=?5) AND (?6 IS NULL OR received>=?6) AND (?7 IS NULL OR received<?7)"
+    " ORDER BY received DESC, id DESC LIMIT ?8"
 )
 _INSERT = (
     "INSERT INTO dead_letter(key, received, transport, source, channel, device, profile, reason, detail, size, raw, seal,"
-    " gateway) VALUES(?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
+    " gateway, message, content, identity, via) VALUES(?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
 )
 _COUNT = (
     "INSERT INTO dead_letter_tally VALUES(?1, ?2, ?3, ?4) ON CONFLICT DO UPDATE SET"
@@ -49,6 +57,17 @@ class DeadLetter:
 
     id: str
     letter: wire.DeadLetter
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LetterFilter:
+    """What a list of dead letters is narrowed to; None means all. Times of reception in ms: [after, before)."""
+
+    reason: str | None = None
+    device: str | None = None
+    profile: str | None = None
+    after: int | None = None
+    before: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,6 +86,42 @@ class _Kept:
     letters: int
     bytes: int
     by_device: dict[str, int]
+
+
+def add_later_columns(connection: sqlite3.Connection) -> None:
+    """Give a file of an earlier version the columns that it lacks."""
+    present = _present(connection)
+    for name, (kind, _) in _LATER_COLUMNS.items():
+        if name not in present:
+            connection.execute(f"ALTER TABLE dead_letter ADD COLUMN {name} {kind}")
+
+
+def read_letters(
+    connection: sqlite3.Connection, before: tuple[int, int], wanted: LetterFilter, limit: int
+) -> list[tuple[int, wire.DeadLetter]]:
+    """Row id and letter of up to `limit` letters of a file that come before (received, id), the newest first."""
+    parameters = (*before, wanted.reason, wanted.device, wanted.profile, wanted.after, wanted.before, limit)
+    rows = connection.execute(_select(connection) + _CHOSEN, parameters)
+    return [(row[0], wire.DeadLetter(*row[1:])) for row in rows]
+
+
+def read_letter(connection: sqlite3.Connection, row_id: int, received: int) -> wire.DeadLetter | None:
+    """The letter of that row, if it was received then."""
+    query = _select(connection) + " FROM dead_letter WHERE id=? AND received=?"
+    row = connection.execute(query, (row_id, received)).fetchone()
+    return None if row is None else wire.DeadLetter(*row[1:])
+
+
+def _select(connection: sqlite3.Connection) -> str:
+    present = _present(connection)
+    later = [
+        f"coalesce({name}, {stands})" if name in present else stands for name, (_, stands) in _LATER_COLUMNS.items()
+    ]
+    return f"SELECT id, {_COLUMNS}, {', '.join(later)}"
+
+
+def _present(connection: sqlite3.Connection) -> set[str]:
+    return {row[1] for row in connection.execute("PRAGMA table_info(dead_letter)")}
 
 
 def keep_letter(letter: wire.DeadLetter, key: bytes, file: DayFile) -> None:
@@ -94,6 +149,7 @@ def _values(letter: wire.DeadLetter) -> tuple[object, ...]:
         *(letter.transport, letter.source, letter.channel, letter.device, letter.profile, letter.reason, letter.detail),
         storable_int(letter.size),
         *(letter.raw, letter.seal, letter.gateway),
+        *(letter.message, storable_int(letter.content), letter.identity, letter.via),
     )
 
 

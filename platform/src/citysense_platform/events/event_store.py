@@ -20,8 +20,8 @@ from citysense import wire
 from citysense.clock import Clock
 from citysense.crash_points import CrashPoints
 from citysense_platform.events import dead_letters
-from citysense_platform.events.dead_letters import DeadLetter, ReasonCount, keep_letter
-from citysense_platform.events.paging import Place, place_of
+from citysense_platform.events.dead_letters import DeadLetter, LetterFilter, ReasonCount, keep_letter
+from citysense_platform.events.paging import Place, WrongCursor, place_of
 from citysense_platform.events.rows import EventRow, digest_of, events_of, merge, storable_int
 from citysense_platform.store.day_file import DAY_MS, ODD_DAY, DayFile, day_of
 from citysense_platform.store.day_files import DayFiles, Job
@@ -41,6 +41,8 @@ READER = "events"
 """The name under which the log knows the reader that fills this store."""
 _ALL = 1 << 62
 """More rows than there are: read every file."""
+
+_EVERY_LETTER = LetterFilter()
 
 Piece = tuple[Taken, EventRow | None]
 """A record and, if it is one sample of readings, the event in it."""
@@ -176,17 +178,35 @@ class EventStore:
         return found[:limit], found[limit - 1].id if len(found) > limit else None
 
     async def dead_letters(
-        self, limit: int, cursor: str | None = None, *, reason: str | None = None, device: str | None = None
+        self, limit: int, cursor: str | None = None, *, wanted: LetterFilter = _EVERY_LETTER
     ) -> tuple[list[DeadLetter], str | None]:
         """Up to `limit` dead letters, newest first, and the cursor of the next page. Raises WrongCursor, StorageError."""
         place = place_of(cursor)
 
         def query(day: int, connection: sqlite3.Connection) -> list[DeadLetter]:
-            rows = connection.execute(dead_letters.SELECT, (*place.before(day), reason, device, limit + 1))
-            return [DeadLetter(id=Place(day, row[1], row[0]).text, letter=wire.DeadLetter(*row[1:])) for row in rows]
+            rows = dead_letters.read_letters(connection, place.before(day), wanted, limit + 1)
+            return [DeadLetter(id=Place(day, one.received, row).text, letter=one) for row, one in rows]
 
-        found = await self._files.read(place.days(self._all_days()), query, enough=limit + 1)
+        days = place.days(self._files.days(wanted.after or 0, END_OF_TIME if wanted.before is None else wanted.before))
+        found = await self._files.read(days, query, enough=limit + 1)
         return found[:limit], found[limit - 1].id if len(found) > limit else None
+
+    async def letters(self, ids: Sequence[str]) -> list[DeadLetter]:
+        """The dead letters of those ids, as far as they are there. Raises StorageError."""
+        wanted: dict[int, list[tuple[str, Place]]] = {}
+        for id_ in ids:
+            try:
+                place = place_of(id_)
+            except WrongCursor:
+                continue  # no id of ours, so nobody has it
+            wanted.setdefault(place.day, []).append((id_, place))
+
+        def query(day: int, connection: sqlite3.Connection) -> list[DeadLetter]:
+            found = [(id_, dead_letters.read_letter(connection, at.row, at.time)) for id_, at in wanted[day]]
+            return [DeadLetter(id=id_, letter=letter) for id_, letter in found if letter is not None]
+
+        days = [day for day in self._all_days() if day in wanted]
+        return await self._files.read(days, query, enough=_ALL)
 
     async def dead_letter_counts(self) -> list[ReasonCount]:
         """Dead letters by reason over all days that are kept, the most frequent first."""
@@ -239,6 +259,7 @@ def _day_received(received: int) -> int:
 def _prepare(connection: sqlite3.Connection) -> None:
     for statement in _SCHEMA:
         connection.execute(statement)
+    dead_letters.add_later_columns(connection)
 
 
 def _no_tables(_connection: sqlite3.Connection) -> None:

@@ -14,17 +14,18 @@ import msgspec
 
 from citysense import wire
 from citysense.durable_log import Entry
-from citysense_platform.ingest.intervals import Interval, covers, fuse_oldest, union
+from citysense_platform.ingest.intervals import Interval, covers, union
 from citysense_platform.registry.roster import Assigned
 from citysense_profiles.reading import ReadingClass
 
 Assignment = Callable[[str, str], Assigned | None]
-"""What a device is, for (gateway, device); None if that gateway may not speak for it."""
+"""What a device is, for (gateway, device); None if that gateway may not speak for it. With `until`, only for what it
+received before."""
 
-KEEP_INTERVALS = 64
-"""Intervals remembered per lane of a spool. The lanes of a spool share their offsets, so each batch usually leaves a gap
-that belongs to other lanes. A gateway sends a lane in order and one batch at a time: whatever lies below the last few
-dozen batches is settled, and its gaps may be closed."""
+MAX_INTERVALS = 1_024
+"""Intervals remembered per lane of a spool. An honest gateway needs a few: its batches say which gaps will never be
+filled. Only refused items of batches ahead of the lane's order leave others, and those close when its order gets there.
+Beyond the bound such a batch is to be sent again later; a gap that may still be filled is never closed."""
 
 
 MAX_OFFSET = 2**63 - 1
@@ -56,12 +57,20 @@ class Examined:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Decision:
-    """The answer, what to append, and which offsets have been accepted from now on (at most KEEP_INTERVALS)."""
+    """The answer, what to append, and which offsets are done with from now on: accepted, or never sent again."""
 
     answer: wire.Answer
     entries: Sequence[Entry]
     seen: Sequence[Interval]
     duplicates: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Place:
+    """Where a batch stands in its lane; see `wire.Batch`."""
+
+    settled: int
+    after: int
 
 
 def examine(batch: wire.Batch, cls: ReadingClass, gateway: str, assignment: Assignment) -> list[Examined]:
@@ -78,13 +87,28 @@ def examine(batch: wire.Batch, cls: ReadingClass, gateway: str, assignment: Assi
     return [Examined(offset=offset, outcome=_examine(body, cls, gateway, assignment)) for offset, body in batch.items]
 
 
-def decide(items: Sequence[Examined], seen: Sequence[Interval]) -> Decision:
+def place(batch: wire.Batch) -> Place:
+    """Where `batch` stands. Raises BatchMalformed when it says that its own items will never be sent."""
+    before = batch.items[0][0] - 1 if batch.items else 0
+    settled = before if batch.settled < 0 else batch.settled
+    after = settled if batch.after < 0 else batch.after
+    if batch.items and not settled <= after <= before:
+        raise BatchMalformed(
+            f"settled {settled} and after {after}: they rise in this order and are below the first item's {before + 1}"
+        )
+    return Place(settled=settled, after=after) if batch.items else Place(settled=0, after=0)
+
+
+def decide(items: Sequence[Examined], seen: Sequence[Interval], at: Place) -> Decision:
     """Sort items into new, known and refused; see `Answer`, where every offset stands exactly once.
 
-    `seen` holds what was accepted before. What was accepted once stays accepted, also from a device that has left.
-    What lies between two neighbours of a batch belongs to other lanes of the spool; a run of accepted items is
-    therefore remembered, and answered, as one interval.
+    `seen` holds what was done with before. What was accepted once stays accepted, also from a device that has left.
+    What lies between two neighbours of a batch belongs to other lanes of the spool, or is done with; a run of accepted
+    items is therefore remembered, and answered, as one interval.
     """
+    never_sent = [(1, at.settled)] if at.settled else []
+    if items and at.after + 1 < items[0].offset:
+        never_sent.append((at.after + 1, items[0].offset - 1))
     entries: list[Entry] = []
     refused: list[tuple[int, str]] = []
     accepted: list[Interval] = []
@@ -102,11 +126,26 @@ def decide(items: Sequence[Examined], seen: Sequence[Interval]) -> Decision:
         low = accepted.pop()[0] if in_run else item.offset
         accepted.append((low, item.offset))
         in_run = True
+    after = union([*seen, *never_sent, *accepted])
+    # In order, a batch may add one interval per item until the next one settles them: that must never be held up.
+    if len(after) > (2 * MAX_INTERVALS if at.after == at.settled else MAX_INTERVALS):
+        return _not_yet(items, seen)
     return Decision(
-        answer=wire.Answer(accepted=accepted, rejected=refused),
-        entries=entries,
-        seen=fuse_oldest(union([*seen, *accepted]), KEEP_INTERVALS),
-        duplicates=duplicates,
+        answer=wire.Answer(accepted=accepted, rejected=refused), entries=entries, seen=after, duplicates=duplicates
+    )
+
+
+def _not_yet(items: Sequence[Examined], seen: Sequence[Interval]) -> Decision:
+    """Nothing of the batch is taken; what was taken before is said again."""
+    known = [item.offset for item in items if covers(seen, item.offset)]
+    return Decision(
+        answer=wire.Answer(
+            accepted=[(offset, offset) for offset in known],
+            keep=[item.offset for item in items if not covers(seen, item.offset)],
+        ),
+        entries=[],
+        seen=seen,
+        duplicates=len(known),
     )
 
 
@@ -118,7 +157,7 @@ def _examine(data: bytes, cls: ReadingClass, gateway: str, assignment: Assignmen
     match body:
         case wire.Readings():
             assigned = assignment(gateway, body.device)
-            if assigned is None:
+            if assigned is None or (assigned.until is not None and body.received >= assigned.until):
                 return Reason.NOT_ASSIGNED
             resolved = msgspec.structs.replace(
                 body, site=assigned.site, kind=assigned.kind or body.kind, gateway=gateway

@@ -24,11 +24,3 @@ def covers(intervals: Sequence[Interval], offset: int) -> bool:
     """True if `offset` lies in one of `intervals`, which must be as `union` gives them."""
     place = bisect_right(intervals, offset, key=lambda interval: interval[0])
     return place > 0 and offset <= intervals[place - 1][1]
-
-
-def fuse_oldest(intervals: Sequence[Interval], keep: int) -> list[Interval]:
-    """At most `keep` intervals: the lowest become one, with the gaps between them."""
-    surplus = len(intervals) - keep
-    if surplus <= 0:
-        return list(intervals)
-    return [(intervals[0][0], intervals[surplus][1]), *intervals[surplus + 1 :]]

@@ -14,7 +14,7 @@ from citysense import wire
 from citysense.clock import Clock
 from citysense.crash_points import CrashPoints
 from citysense.durable_log import DurableLog, Entry
-from citysense_platform.ingest.accept import Assignment, Decision, Examined, decide, examine
+from citysense_platform.ingest.accept import Assignment, Decision, Examined, Place, decide, examine, place
 from citysense_platform.ingest.intervals import Interval
 from citysense_profiles.reading import ReadingClass
 
@@ -49,11 +49,11 @@ class IngestLog:
         Batches of one gateway and lane go one after another. Raises BatchMalformed, StorageFull, Overloaded,
         StorageError; then nothing of the batch was taken.
         """
-        items = examine(batch, cls, gateway, self._assignment)
+        items, at = examine(batch, cls, gateway, self._assignment), place(batch)
         # One lock per known gateway and lane; who asks has been authenticated.
         async with self._lanes.setdefault((gateway, cls), asyncio.Lock()):
             decision = await self._log.append(
-                lambda connection: _plan(connection, gateway, batch.spool, cls, items),
+                lambda connection: _plan(connection, gateway, batch.spool, cls, items, at),
                 urgent=cls is ReadingClass.SAFETY,
             )
         self._count(decision)
@@ -68,13 +68,13 @@ class IngestLog:
 
 
 def _plan(
-    connection: sqlite3.Connection, gateway: str, spool: str, cls: ReadingClass, items: list[Examined]
+    connection: sqlite3.Connection, gateway: str, spool: str, cls: ReadingClass, items: list[Examined], at: Place
 ) -> tuple[list[Entry], Decision]:
     lane = (gateway, spool, str(cls))
     before: list[Interval] = connection.execute(
         "SELECT low, high FROM submitted WHERE gateway=? AND spool=? AND class=? ORDER BY low", lane
     ).fetchall()
-    decision = decide(items, before)
+    decision = decide(items, before, at)
     gone, come = set(before) - set(decision.seen), set(decision.seen) - set(before)
     connection.executemany(
         "DELETE FROM submitted WHERE gateway=? AND spool=? AND class=? AND low=?", [(*lane, low) for low, _ in gone]

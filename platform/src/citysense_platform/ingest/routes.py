@@ -1,6 +1,6 @@
 """The HTTP side of ingest: /ingest/v1, spoken by gateways in MessagePack.
 
-Owns authentication of gateways, limits and status codes. Plain Starlette on purpose: these routes carry every reading,
+Owns authentication of gateways and status codes. Plain Starlette on purpose: these routes carry every reading,
 and validation is msgspec's. 2xx means committed.
 """
 
@@ -25,15 +25,16 @@ from citysense_profiles.reading import ReadingClass
 
 T = TypeVar("T")
 
-MAX_BODY_BYTES = 4 << 20
-"""A batch of 500 large records is a tenth of this."""
 POLL_S = 25.0
 """How long a gateway's question for a newer roster waits; below the usual half minute of proxies."""
+MOST_OUTCOMES = 1_000
+"""Of one request: one transaction of city.db, of some tens of milliseconds."""
 MEDIA_TYPE = "application/msgpack"
 
 _encode = msgspec.msgpack.Encoder().encode
 _batches = msgspec.msgpack.Decoder(wire.Batch)
 _heartbeats = msgspec.msgpack.Decoder(wire.Heartbeat)
+_outcomes = msgspec.msgpack.Decoder(wire.Outcomes)
 
 
 class RosterPoll(Protocol):
@@ -44,12 +45,30 @@ class RosterPoll(Protocol):
         ...
 
 
+class OrdersPoll(Protocol):
+    """Answers with what a gateway is to do beyond a number, or None after the time is over."""
+
+    def __call__(self, gateway: str, after: int, timeout: float, /) -> Awaitable[wire.Orders | None]:
+        """See above; `timeout` in seconds."""
+        ...
+
+
+class OutcomesTaker(Protocol):
+    """Takes down what became of a gateway's orders."""
+
+    def __call__(self, gateway: str, said: wire.Outcomes, /) -> Awaitable[None]:
+        """Returns after the commit."""
+        ...
+
+
 def ingest_routes(
     log: IngestLog,
     gateways: GatewayStates,
     *,
     gateway_of: Callable[[str], str | None],
     roster: RosterPoll,
+    orders: OrdersPoll,
+    outcomes: OutcomesTaker,
     clock: Clock,
 ) -> APIRouter:
     """Routes for gateways. They check the gateway's own token; the admin's has no business here."""
@@ -88,18 +107,39 @@ def ingest_routes(
 
     async def poll_roster(request: Request) -> Response:
         gateway = caller(request)
-        text = request.query_params.get("version", "0")
-        if not (text.isascii() and text.isdigit() and len(text) < 19):
-            raise Problem(400, "malformed_version", "version is the whole number of the roster you have, 0 for none")
-        newer = await roster(gateway, int(text), POLL_S)
+        version = _number(request, "version", "is the whole number of the roster you have, 0 for none")
+        newer = await roster(gateway, version, POLL_S)
         return Response(status_code=204) if newer is None else Response(_encode(newer), media_type=MEDIA_TYPE)
+
+    async def poll_orders(request: Request) -> Response:
+        gateway = caller(request)
+        after = _number(request, "after", "is the number of the last order you have, 0 for none")
+        found = await orders(gateway, after, POLL_S)
+        return Response(status_code=204) if found is None else Response(_encode(found), media_type=MEDIA_TYPE)
+
+    async def take_outcomes(request: Request) -> Response:
+        gateway = caller(request)
+        said = _decoded(_outcomes, await _body(request))
+        if len(said.outcomes) > MOST_OUTCOMES:
+            raise Problem(413, "too_many_outcomes", f"at most {MOST_OUTCOMES} outcomes go into one request")
+        await outcomes(gateway, said)
+        return Response(status_code=204)
 
     router = APIRouter()
     # Before the lanes: the path of a lane would match it too.
     router.add_route("/ingest/v1/heartbeat", heartbeat, methods=["POST"], include_in_schema=False)
     router.add_route("/ingest/v1/roster", poll_roster, methods=["GET"], include_in_schema=False)
+    router.add_route("/ingest/v1/orders", poll_orders, methods=["GET"], include_in_schema=False)
+    router.add_route("/ingest/v1/outcomes", take_outcomes, methods=["POST"], include_in_schema=False)
     router.add_route("/ingest/v1/{cls}", submit, methods=["POST"], include_in_schema=False)
     return router
+
+
+def _number(request: Request, name: str, meaning: str) -> int:
+    text = request.query_params.get(name, "0")
+    if not (text.isascii() and text.isdigit() and len(text) < 19):
+        raise Problem(400, f"malformed_{name}", f"{name} {meaning}")
+    return int(text)
 
 
 def _decoded(decoder: msgspec.msgpack.Decoder[T], body: bytes) -> T:
@@ -110,21 +150,8 @@ def _decoded(decoder: msgspec.msgpack.Decoder[T], body: bytes) -> T:
 
 
 async def _body(request: Request) -> bytes:
-    """The whole body, refused as soon as it is known to be too large."""
-    declared = request.headers.get("content-length", "0")
-    if declared.isdigit() and int(declared) > MAX_BODY_BYTES:
-        raise _too_large()
-    parts, size = [], 0
+    """The whole body; how long it may be is the application's matter, see `api.body_limit`."""
     try:
-        async for part in request.stream():
-            size += len(part)
-            if size > MAX_BODY_BYTES:
-                raise _too_large()
-            parts.append(part)
+        return await request.body()
     except ClientDisconnect as e:
         raise Problem(400, "body_cut_short", "the connection ended inside the body") from e
-    return b"".join(parts)
-
-
-def _too_large() -> Problem:
-    return Problem(413, "body_too_large", f"the body is larger than {MAX_BODY_BYTES >> 20} MB; send smaller batches")

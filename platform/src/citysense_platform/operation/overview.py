@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from prometheus_client import CollectorRegistry
@@ -11,6 +12,8 @@ from citysense.durable_log import DurableLog
 from citysense_platform.alerts.queries import Alerts
 from citysense_platform.api.health import Health
 from citysense_platform.dispatch.queries import CaseFilter, Cases
+from citysense_platform.downlinks.order import Ignored, OrderKind
+from citysense_platform.downlinks.order_book import OrderBook
 from citysense_platform.ingest.gateways import GatewayStates
 from citysense_platform.ingest.log import IngestLog
 from citysense_platform.operation.figures import GatewayFigures, PlatformFigures
@@ -36,6 +39,11 @@ class Overview:
     ingest: IngestLog
     store: StoreWriter
     events: LogFollower
+    orders: OrderBook
+    conflicts: Callable[[], int]
+    """Values that replaced another one of the same moment in the embedded store, since the start."""
+    refusals: Callable[[], int]
+    """Points that InfluxDB refused, since the start."""
     alerts: Alerts
     cases: Cases
     log_file: DurableLog
@@ -92,8 +100,34 @@ class Overview:
                     "1 while state and bulk readings become tombstones.",
                     lambda: float(self.log_file.short_of_space),
                 ),
+                "store_conflicts": (
+                    "Values that replaced another one of the same device, metric and moment.",
+                    lambda: float(self.conflicts()),
+                ),
+                "store_refusals": (
+                    "Points that the InfluxDB server refused; they are in the dead letters.",
+                    lambda: float(self.refusals()),
+                ),
+                **self._order_figures(),
             }
         )
+
+    def _order_figures(self) -> Mapping[str, tuple[str, Callable[[], float]]]:
+        counters, still_open = self.orders.counters, self.orders.open
+        return {
+            "downlinks_open": (
+                "Messages for devices without an end yet.",
+                lambda: float(still_open[OrderKind.DOWNLINK]),
+            ),
+            "letters_open": ("Dead letters being read again.", lambda: float(still_open[OrderKind.LETTER])),
+            "orders_handed": ("Orders handed to gateways, repeats too.", lambda: float(counters["handed"])),
+            "orders_closed": ("Orders that ended without an outcome.", lambda: float(counters["closed"])),
+            "outcomes_taken": ("Outcomes that changed an order.", lambda: float(counters["outcomes"])),
+            "outcomes_ignored": (
+                "Outcomes that changed nothing: repeats, and what is of no order of that gateway.",
+                lambda: float(sum(counters[f"ignored.{why}"] for why in Ignored)),
+            ),
+        }
 
     async def status(self) -> Status:
         """The figures of this moment."""

@@ -8,8 +8,18 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, PlainValidator, StringConstraints, model_validator
 
 from citysense.clock import rfc3339
+from citysense_platform.registry.credentials import public_part
 from citysense_platform.registry.decide import ID_PATTERN
-from citysense_platform.registry.device import Change, Device, NewDevice, Place, Provisioned
+from citysense_platform.registry.device import (
+    Change,
+    Credential,
+    CredentialKind,
+    Device,
+    NewDevice,
+    Place,
+    Provisioned,
+    Wanted,
+)
 from citysense_profiles.profile import Profile
 
 _TEXT = r"^[^\x00-\x1f\x7f]+$"
@@ -17,10 +27,10 @@ _TEXT = r"^[^\x00-\x1f\x7f]+$"
 LONGEST_CHOICE = 200
 Number = Annotated[float, Field(strict=True, allow_inf_nan=False)]
 Datum = Literal["wgs84", "gcj02", "bd09"]
-Kind = Literal["password", "x509", "psk", "oscore"]
 Name = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=200, pattern=_TEXT)]
 Serial = Annotated[str, StringConstraints(min_length=1, max_length=128, pattern=_TEXT)]
 Endpoint = Annotated[str, StringConstraints(min_length=1, max_length=300)]
+Id = Annotated[str, StringConstraints(pattern=ID_PATTERN)]
 
 
 def _setting(given: object) -> float | str:
@@ -85,15 +95,34 @@ class SiteRequest(_Request):
 
 
 class CredentialRequest(_Request):
-    """Which kind of credential to make."""
+    """Which kind of credential to make: a password or x509 for MQTT, psk (DTLS) or oscore for CoAP."""
 
-    kind: Kind
+    kind: CredentialKind
+    csr: Annotated[str, StringConstraints(min_length=1, max_length=8_192)] | None = Field(
+        None,
+        description="For x509: a signing request in PEM, so that the private key stays in the device. Only its public "
+        "key counts. Without it, key and certificate are made here.",
+    )
+
+    @model_validator(mode="after")
+    def _request_for_certificates(self) -> CredentialRequest:
+        if self.csr is not None and self.kind is not CredentialKind.X509:
+            raise ValueError(f"csr goes with kind x509, not with {self.kind}")
+        return self
+
+    def wanted(self) -> Wanted:
+        """The same as a value of ours."""
+        return Wanted(kind=self.kind, request=self.csr)
+
+
+_GATEWAY = "The gateway that serves it; see /api/v1/gateways."
+_CONCENTRATOR = "The device that speaks for this one, on the same gateway."
 
 
 class DeviceRequest(_Request):
     """A device to be registered."""
 
-    id: Annotated[str, StringConstraints(pattern=ID_PATTERN)] = Field(description="Chosen by you, never reused.")
+    id: Id = Field(description="Chosen by you, never reused.")
     profile: Annotated[str, StringConstraints(min_length=1, max_length=200)] = Field(
         description="See /api/v1/profiles."
     )
@@ -102,6 +131,8 @@ class DeviceRequest(_Request):
     serial: Serial | None = Field(None, description="The vendor's own id, if the payload carries it.")
     settings: Settings = {}
     credential: CredentialRequest | None = Field(None, description="Leave out for devices that have none.")
+    gateway: Id | None = Field(None, description=_GATEWAY + " Left out: its concentrator's, else the first one.")
+    concentrator: Id | None = Field(None, description=_CONCENTRATOR)
 
     def new_device(self) -> NewDevice:
         """The same as a value of ours."""
@@ -112,7 +143,9 @@ class DeviceRequest(_Request):
             endpoint=self.endpoint,
             serial=self.serial,
             settings=self.settings,
-            credential=self.credential.kind if self.credential else None,
+            credential=self.credential.wanted() if self.credential else None,
+            gateway=self.gateway,
+            concentrator=self.concentrator,
         )
 
 
@@ -124,6 +157,8 @@ class ChangeRequest(_Request):
         {}, max_length=100, description="Laid over the present settings; a null takes that one away."
     )
     site: SiteRequest | None = Field(None, description="null takes the device from its site.")
+    gateway: Id = Field("", description=_GATEWAY + " The devices behind a concentrator move with it.")
+    concentrator: Id | None = Field(None, description=_CONCENTRATOR + " null: it speaks for itself.")
 
     def change(self) -> Change:
         """The same as a value of ours."""
@@ -132,6 +167,8 @@ class ChangeRequest(_Request):
             endpoint=self.endpoint,
             settings=self.settings,
             site=self.site.choice() if self.site else None,
+            gateway=self.gateway,
+            concentrator=self.concentrator,
         )
 
 
@@ -146,16 +183,28 @@ class SiteBody(BaseModel):
 
 
 class CredentialBody(BaseModel):
-    """A credential, without its secret."""
+    """A credential, without its secret. `username` is the MQTT user name, a certificate's CN, the identity of a PSK."""
 
-    kind: Kind
+    kind: CredentialKind
     username: str
+    fingerprint: str | None = Field(None, description="Of a certificate: SHA-256 of its DER, in hex.")
+    expires: str | None = Field(None, description="Of a certificate.")
 
 
 class FreshCredentialBody(CredentialBody):
-    """A credential just made. The secret is shown this once."""
+    """A credential just made. What is not in `CredentialBody` is shown this once."""
 
-    secret: str
+    secret: str | None = Field(
+        description="The password; the private key in PEM (null where you sent a csr); the PSK or the OSCORE master "
+        "secret in hex."
+    )
+    certificate: str | None = Field(None, description="x509: the device's certificate, PEM.")
+    authority: str | None = Field(None, description="x509: the certificate that signed it, PEM.")
+    salt: str | None = Field(None, description="oscore: master salt, hex.")
+    sender: str | None = Field(None, description="oscore: the device's sender id, hex.")
+    recipient: str | None = Field(None, description="oscore: the gateway's id, the device's recipient id, hex.")
+    algorithm: str | None = Field(None, description="oscore: AEAD algorithm. There is no id context.")
+    hkdf: str | None = Field(None, description="oscore: key derivation.")
 
 
 class DeviceBody(BaseModel):
@@ -166,6 +215,7 @@ class DeviceBody(BaseModel):
     kind: str | None
     site: SiteBody | None
     gateway: str
+    concentrator: str | None
     endpoint: str | None
     serial: str | None
     settings: dict[str, float | str]
@@ -178,46 +228,9 @@ class DeviceBody(BaseModel):
 
 
 class NewDeviceBody(DeviceBody):
-    """A device just registered."""
+    """A device with a fresh credential."""
 
     credential: FreshCredentialBody | None
-
-
-class ProfileBody(BaseModel):
-    """A profile that devices can have."""
-
-    id: str
-    kind: str
-    title: str
-    transports: list[str]
-    settings: dict[str, SettingBody]
-    options: dict[str, OptionBody]
-
-
-class SettingBody(BaseModel):
-    """A parameter that an installer enters for one device, in `unit`."""
-
-    title: str
-    unit: str
-    default: float | None
-    required: bool
-    low: float | None
-    high: float | None
-
-
-class OptionBody(BaseModel):
-    """A choice between variants of the product. It is entered among the settings: `value` is what stands there."""
-
-    title: str
-    default: str | int
-    choices: list[ChoiceBody]
-
-
-class ChoiceBody(BaseModel):
-    """One of an option's choices and what it means."""
-
-    value: str | int
-    title: str
 
 
 def device_body(device: Device, profile: Profile | None, *, in_force: bool) -> dict[str, Any]:
@@ -232,10 +245,11 @@ def device_body(device: Device, profile: Profile | None, *, in_force: bool) -> d
         and place
         and {"id": site.id, "name": place.name, "lon": place.lon, "lat": place.lat, "datum": place.datum},
         "gateway": device.gateway,
+        "concentrator": device.concentrator,
         "endpoint": device.endpoint,
         "serial": device.serial,
         "settings": dict(device.settings),
-        "credential": {"kind": device.credential, "username": device.id} if device.credential else None,
+        "credential": _credential_body(device.id, device.credential) if device.credential else None,
         "created": rfc3339(device.created),
         "revoked": None if device.revoked is None else rfc3339(device.revoked),
         "version": device.version,
@@ -244,39 +258,12 @@ def device_body(device: Device, profile: Profile | None, *, in_force: bool) -> d
 
 
 def new_device_body(provisioned: Provisioned, profile: Profile | None) -> dict[str, Any]:
-    """The JSON of a device just registered, with its secret."""
+    """The JSON of a device just registered or given a new credential, with its secret."""
     body = device_body(provisioned.device, profile, in_force=False)
-    if provisioned.secret is not None:
-        body["credential"] = {**body["credential"], "secret": provisioned.secret}
+    if body["credential"] is not None:
+        body["credential"] = {**body["credential"], **provisioned.shown}
     return body
 
 
-def profile_body(profile: Profile) -> dict[str, Any]:
-    """The JSON of a profile."""
-    settings = {
-        name: {
-            "title": one.title,
-            "unit": one.unit,
-            "default": one.default,
-            "required": one.required,
-            "low": one.low,
-            "high": one.high,
-        }
-        for name, one in profile.settings.items()
-    }
-    options = {
-        name: {
-            "title": option.title,
-            "default": option.default,
-            "choices": [{"value": value, "title": title} for value, title in option.choices.items()],
-        }
-        for name, option in profile.options.items()
-    }
-    return {
-        "id": profile.id,
-        "kind": profile.kind,
-        "title": profile.title,
-        "transports": sorted(profile.transports),
-        "settings": settings,
-        "options": options,
-    }
+def _credential_body(device: str, credential: Credential) -> dict[str, str]:
+    return {"kind": str(credential.kind), "username": device, **public_part(credential)}

@@ -10,14 +10,16 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 
-from citysense_platform.registry.device import Change, Device, NewDevice, Settings
+from citysense_platform.registry.device import Change, CredentialKind, Device, NewDevice, Settings
 from citysense_platform.registry.endpoint import FORMS, endpoint_fault
 from citysense_profiles.errors import SettingError
 from citysense_profiles.profile import Profile, Setting
 
 ID_PATTERN = r"^[A-Za-z0-9_-]{1,64}$"
 POLLED = "modbus"
-AVAILABLE_KINDS = frozenset({"password"})
+COAP = "coap"
+COAP_KINDS = frozenset({CredentialKind.PSK, CredentialKind.OSCORE})
+"""DTLS with pre-shared keys and OSCORE are ways to secure CoAP; no other door knows them."""
 
 
 class Reason(StrEnum):
@@ -33,6 +35,13 @@ class Reason(StrEnum):
     SETTING_NO_NUMBER = "setting_no_number"
     UNKNOWN_CHOICE = "unknown_choice"
     CREDENTIAL_KIND_NOT_AVAILABLE = "credential_kind_not_available"
+    REQUEST_UNFIT = "request_unfit"
+    UNKNOWN_GATEWAY = "unknown_gateway"
+    UNKNOWN_CONCENTRATOR = "unknown_concentrator"
+    CONCENTRATOR_IS_ITSELF = "concentrator_is_itself"
+    CONCENTRATOR_IS_CHILD = "concentrator_is_child"
+    CONCENTRATOR_ELSEWHERE = "concentrator_elsewhere"
+    HAS_CHILDREN = "has_children"
     UNKNOWN_SITE = "unknown_site"
     DUPLICATE_ID = "duplicate_id"
     DUPLICATE_SERIAL = "duplicate_serial"
@@ -68,6 +77,12 @@ class Holdings:
     """One that is not revoked and has the same profile and serial."""
     site_exists: bool
     """False only if a site was named by an id that nobody knows."""
+    gateway_exists: bool = True
+    """False only if a gateway was named that nobody knows, or that is revoked."""
+    concentrator: Device | None = None
+    """The device named as concentrator, if there is one of that id."""
+    has_children: bool = False
+    """The device itself is the concentrator of devices in use."""
 
 
 def check_new(new: NewDevice, profile: Profile | None) -> Refusal | None:
@@ -79,9 +94,8 @@ def check_new(new: NewDevice, profile: Profile | None) -> Refusal | None:
     else:
         faults += endpoint_faults(profile, new.endpoint)
         faults += settings_faults(profile, new.settings)
-    if new.credential is not None and new.credential not in AVAILABLE_KINDS:
-        text = f"credentials of kind {new.credential!r} cannot be made yet; ask for 'password', or leave it out"
-        faults.append(Fault(reason=Reason.CREDENTIAL_KIND_NOT_AVAILABLE, field="credential.kind", text=text))
+        if new.credential is not None:
+            faults += kind_faults(profile, new.credential.kind, field="credential.kind")
     return Refusal(faults=tuple(faults)) if faults else None
 
 
@@ -96,24 +110,76 @@ def check_holdings(new: NewDevice, holdings: Holdings) -> Refusal | None:
         other = holdings.device_with_serial.id
         text = f"{new.profile} with serial {new.serial!r} is registered as {other!r}; revoke that one first"
         faults.append(Fault(reason=Reason.DUPLICATE_SERIAL, field="serial", text=text))
-    if not faults and not holdings.site_exists:
+    if faults:
+        return Refusal(faults=tuple(faults))
+    if not holdings.site_exists:
         faults.append(unknown_site(new.site))
+    if not holdings.gateway_exists:
+        faults.append(unknown_gateway(new.gateway))
+    if new.concentrator is not None:
+        faults += concentrator_faults(new.id, new.concentrator, holdings, gateway=new.gateway)
     return Refusal(faults=tuple(faults)) if faults else None
 
 
-def check_change(device: Device, change: Change, profile: Profile | None, *, site_exists: bool) -> Refusal | None:
+def check_change(device: Device, change: Change, profile: Profile | None, holdings: Holdings) -> Refusal | None:
     """What speaks against `change`; only the fields it touches are looked at."""
     if device.revoked is not None:
-        text = f"{device.id!r} is revoked for good; register the hardware under a new id"
-        return Refusal(faults=(Fault(reason=Reason.REVOKED, field="", text=text),))
+        return revoked(device)
     faults: list[Fault] = []
     if profile is not None and "endpoint" in change.fields:
         faults += endpoint_faults(profile, change.endpoint)
     if profile is not None and "settings" in change.fields:
         faults += settings_faults(profile, merged(device.settings, change.settings))
-    if not site_exists:
+    if not holdings.site_exists:
         faults.append(unknown_site(change.site))
+    if not holdings.gateway_exists:
+        faults.append(unknown_gateway(change.gateway))
+    concentrator = change.concentrator if "concentrator" in change.fields else device.concentrator
+    if concentrator is not None and change.fields & {"concentrator", "gateway"}:
+        gateway = change.gateway if "gateway" in change.fields else device.gateway
+        faults += concentrator_faults(device.id, concentrator, holdings, gateway=gateway)
     return Refusal(faults=tuple(faults)) if faults else None
+
+
+def revoked(device: Device) -> Refusal:
+    """Nothing can be done with a revoked device any more."""
+    text = f"{device.id!r} is revoked for good; register the hardware under a new id"
+    return Refusal(faults=(Fault(reason=Reason.REVOKED, field="", text=text),))
+
+
+def kind_faults(profile: Profile, kind: CredentialKind, *, field: str) -> list[Fault]:
+    """A credential must be of use on a way that the profile's devices take."""
+    if kind not in COAP_KINDS or COAP in profile.transports:
+        return []
+    ways = ", ".join(sorted(profile.transports))
+    text = f"{kind} secures CoAP, and {profile.id} speaks {ways}; ask for 'password' or 'x509', or leave it out"
+    return [Fault(reason=Reason.CREDENTIAL_KIND_NOT_AVAILABLE, field=field, text=text)]
+
+
+def concentrator_faults(device_id: str, named: str, holdings: Holdings, *, gateway: str | None) -> list[Fault]:
+    """A concentrator is a device in use on the same gateway (`gateway` None: wherever it is), and no child itself."""
+    found = holdings.concentrator
+    if named == device_id:
+        reason, text = Reason.CONCENTRATOR_IS_ITSELF, "a device speaks for itself without being named; leave it out"
+    elif found is None or found.revoked is not None:
+        reason, text = Reason.UNKNOWN_CONCENTRATOR, f"there is no device {named!r} in use; register it first"
+    elif found.concentrator is not None:
+        reason = Reason.CONCENTRATOR_IS_CHILD
+        text = f"{named!r} is behind {found.concentrator!r} itself; name the one that talks to the gateway"
+    elif gateway is not None and found.gateway != gateway:
+        reason = Reason.CONCENTRATOR_ELSEWHERE
+        text = f"{named!r} is on {found.gateway!r} and this device on {gateway!r}; a concentrator speaks to one gateway"
+    elif holdings.has_children:
+        reason, text = Reason.HAS_CHILDREN, f"{device_id!r} is a concentrator; give its devices another one first"
+    else:
+        return []
+    return [Fault(reason=reason, field="concentrator", text=text)]
+
+
+def unknown_gateway(gateway: str | None) -> Fault:
+    """The named gateway does not exist, or is revoked."""
+    text = f"there is no gateway {gateway!r} in use; GET /api/v1/gateways lists them"
+    return Fault(reason=Reason.UNKNOWN_GATEWAY, field="gateway", text=text)
 
 
 def merged(settings: Settings, change: Mapping[str, float | str | None]) -> dict[str, float | str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from enum import StrEnum
 
 Settings = Mapping[str, float | str]
 """What an installer enters for one device: numbers, in the units of its profile, and choices between variants."""
@@ -27,11 +28,46 @@ class Site:
     place: Place
 
 
+class CredentialKind(StrEnum):
+    """How a device proves who it is."""
+
+    PASSWORD = "password"  # noqa: S105 - a word, not a secret
+    X509 = "x509"
+    PSK = "psk"
+    OSCORE = "oscore"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Wanted:
+    """A credential to be made. `request` is a signing request in PEM, for a device that keeps its own private key."""
+
+    kind: CredentialKind
+    request: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Credential:
+    """A credential as it is kept. `number` is its own for ever, 0 before it is stored.
+
+    `salt` and `digest` belong to a password, `fingerprint` (SHA-256 of the certificate in DER) and `expires` (ms) to a
+    certificate, `sealed` to keys that the gateway needs in clear.
+    """
+
+    kind: CredentialKind
+    number: int = 0
+    salt: bytes = b""
+    digest: bytes = b""
+    fingerprint: bytes = b""
+    expires: int | None = None
+    sealed: bytes = b""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NewDevice:
     """What is asked for. `site` is a place to find or make, the id of a known site, or None for hardware in stock.
 
-    `credential` is the kind wanted, None for none.
+    `gateway` None is that of its concentrator, else the default one. `concentrator` is the device that speaks for this
+    one. `credential` is None for none.
     """
 
     id: str
@@ -40,7 +76,9 @@ class NewDevice:
     endpoint: str | None
     serial: str | None
     settings: Settings
-    credential: str | None
+    credential: Wanted | None
+    gateway: str | None = None
+    concentrator: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,6 +90,8 @@ class Change:
     settings: Mapping[str, float | str | None] = field(default_factory=dict)
     """Merged into the device's own; None takes one away."""
     site: Place | int | None = None
+    gateway: str = ""
+    concentrator: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,27 +105,36 @@ class Device:
     endpoint: str | None
     serial: str | None
     settings: Settings
-    credential: str | None
-    """Kind of its credential."""
-    salt: bytes
-    digest: bytes
+    credential: Credential | None
     created: int
     revoked: int | None
     version: int
+    concentrator: str | None = None
+    """The device that may speak for this one, on the same gateway."""
+    former: Former | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Password:
-    """A fresh password: the secret in clear, to be shown once, and what is kept of it."""
+class Former:
+    """The gateway that a device was moved away from last, and when (ms)."""
 
-    secret: str
-    salt: bytes
-    digest: bytes
+    gateway: str
+    moved: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Provisioned:
-    """A device just registered, with its secret if it has one."""
+    """A device with a fresh credential; `shown` holds what of it is shown this once, by field of the answer."""
 
     device: Device
-    secret: str | None
+    shown: Mapping[str, str | None]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Gateway:
+    """A gateway as it is enrolled. Times in ms since 1970 UTC; `devices` counts those in use that are assigned to it."""
+
+    id: str
+    created: int
+    revoked: int | None
+    devices: int

@@ -7,15 +7,27 @@ stays the truth: every poll reads what changed, so that nothing learned too late
 from __future__ import annotations
 
 import asyncio
-from dataclasses import dataclass
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 
 from sqlalchemy import Connection
 
+from citysense.keys import SealBroken
 from citysense.wire import Roster, RosterDevice
 from citysense_platform.city.database import City
 from citysense_platform.registry import rows
+from citysense_platform.registry.credentials import GatewayKeys
 from citysense_platform.registry.device import Device
 from citysense_profiles.catalogue import Catalogue
+
+log = logging.getLogger(__name__)
+
+FORMER_MS = 60_000
+"""A gateway goes on serving a device until it has heard that it was moved; what it acknowledges meanwhile must not be lost."""
+
+KeysOf = Callable[[Device], GatewayKeys]
+"""Opens a device's sealed keys; see `Credentials.for_gateway`."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -24,15 +36,21 @@ class Assigned:
 
     site: str
     kind: str
+    until: int | None = None
+    """For a device's former gateway: nothing is taken that it received then (ms) or later."""
 
 
 class RosterSource:
-    """The devices in use, by gateway."""
+    """The devices in use, by gateway. `authority` is the certificate (PEM) that gateways are to trust."""
 
-    def __init__(self, city: City, catalogue: Catalogue) -> None:
+    def __init__(self, city: City, catalogue: Catalogue, *, keys_of: KeysOf, authority: str) -> None:
         self._city = city
         self._catalogue = catalogue
+        self._keys_of = keys_of
+        self._authority = authority
         self._devices: dict[str, Device] = {}
+        self._entries: dict[str, RosterDevice] = {}
+        """What the gateway gets of each device in use: keys are opened once, not with each roster."""
         self._assigned: dict[tuple[str, str], Assigned] = {}
         self._site_names: dict[str, str] = {}
         self._held: dict[str, int] = {}
@@ -69,12 +87,18 @@ class RosterSource:
         self._wake()
 
     def assignment(self, gateway_id: str, device_id: str) -> Assigned | None:
-        """What the device is, if that gateway may speak for it; None for unknown, revoked and other gateways' devices."""
+        """What the device is, if that gateway may speak for it, or did so last; None for unknown, revoked and other
+        gateways' devices."""
         return self._assigned.get((gateway_id, device_id))
 
     def in_force(self, device: Device) -> bool:
         """True once the device's gateway has the roster that holds this version of it."""
         return device.version <= self._held.get(device.gateway, -1) <= self._version
+
+    def held(self, gateway: str) -> int | None:
+        """The version that a gateway said it has, when it last asked for a newer one; None if it has not asked."""
+        version = self._held.get(gateway)
+        return version if version is not None and version <= self._version else None
 
     def site_name(self, site_id: str) -> str:
         """Name of the site with that id, '' if there is none."""
@@ -115,27 +139,53 @@ class RosterSource:
             return
         if known is not None:
             self._assigned.pop((known.gateway, known.id), None)
+            if known.former is not None:
+                self._assigned.pop((known.former.gateway, known.id), None)
+            self._entries.pop(known.id, None)
         self._devices[device.id] = device
         if device.site is not None:
             self._site_names[str(device.site.id)] = device.site.place.name
         if device.revoked is None:
             profile = self._catalogue.get(device.profile)
-            self._assigned[device.gateway, device.id] = Assigned(
+            assigned = Assigned(
                 site="" if device.site is None else str(device.site.id), kind="" if profile is None else profile.kind
             )
+            if device.former is not None:
+                until = device.former.moved + FORMER_MS
+                self._assigned[device.former.gateway, device.id] = replace(assigned, until=until)
+            # Last: it may have come back to the gateway that it left before.
+            self._assigned[device.gateway, device.id] = assigned
+            self._entries[device.id] = _roster_device(device, self._keys(device))
+
+    def _keys(self, device: Device) -> GatewayKeys:
+        try:
+            return self._keys_of(device)
+        except SealBroken:
+            log.error(
+                "the keys of device %s cannot be opened, so it is shut out: restore the data folder's keys from their "
+                "backup, or give the device a new credential",
+                device.id,
+            )
+            return GatewayKeys()
 
     def _compose(self, gateway: str) -> Roster:
-        mine = (d for d in self._devices.values() if d.gateway == gateway and d.revoked is None)
-        return Roster(version=self._version, devices=[_roster_device(d) for d in sorted(mine, key=lambda d: d.id)])
+        mine = sorted(id_ for id_ in self._entries if self._devices[id_].gateway == gateway)
+        entries = [self._entries[id_] for id_ in mine]
+        return Roster(version=self._version, devices=entries, authority=self._authority)
 
 
-def _roster_device(device: Device) -> RosterDevice:
+def _roster_device(device: Device, keys: GatewayKeys) -> RosterDevice:
+    credential = device.credential
     return RosterDevice(
         id=device.id,
         profile=device.profile,
         endpoint=device.endpoint,
         serial=device.serial,
         settings=dict(device.settings),
-        salt=device.salt,
-        digest=device.digest,
+        salt=b"" if credential is None else credential.salt,
+        digest=b"" if credential is None else credential.digest,
+        fingerprint=b"" if credential is None else credential.fingerprint,
+        psk=keys.psk,
+        oscore=keys.oscore,
+        concentrator=device.concentrator or "",
     )

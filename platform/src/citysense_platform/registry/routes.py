@@ -13,16 +13,16 @@ from citysense_platform.api.paging import DEFAULT_LIMIT, Cursor, Limit, Page, pa
 from citysense_platform.api.problems import Problem
 from citysense_platform.registry.bodies import (
     ChangeRequest,
+    CredentialRequest,
     DeviceBody,
     DeviceRequest,
     NewDeviceBody,
-    ProfileBody,
     device_body,
     new_device_body,
-    profile_body,
 )
 from citysense_platform.registry.decide import CONFLICTS, Refusal
 from citysense_platform.registry.device import Device
+from citysense_platform.registry.profile_bodies import ProfileBody, profile_body
 from citysense_platform.registry.registry import Registry
 from citysense_profiles.catalogue import Catalogue
 
@@ -34,6 +34,8 @@ _FRESH = {**_DEVICE, **_EXAMPLES["fresh"]}
 _NOT_FOUND = ("not_found", _EXAMPLES["not_found"])
 _UNKNOWN_PROFILE = ("unknown_profile", _EXAMPLES["unknown_profile"])
 _ENDPOINT = ("endpoint_not_allowed", _EXAMPLES["endpoint_not_allowed"])
+_KIND = ("credential_kind_not_available", _EXAMPLES["credential_kind_not_available"])
+_REVOKED = ("revoked", _EXAMPLES["revoked"])
 
 
 def registry_routes(registry: Registry, catalogue: Catalogue) -> APIRouter:
@@ -41,6 +43,7 @@ def registry_routes(registry: Registry, catalogue: Catalogue) -> APIRouter:
     router = APIRouter(prefix="/api/v1")
     _add_devices(router, registry, catalogue)
     _add_changes(router, registry, catalogue)
+    _add_credentials(router, registry, catalogue)
     _add_profiles(router, catalogue)
     return router
 
@@ -52,6 +55,7 @@ def _add_devices(router: APIRouter, registry: Registry, catalogue: Catalogue) ->
         status_code=201,
         summary="Register a device",
         response_model=NewDeviceBody,
+        response_model_exclude_unset=True,
         responses={
             201: _example("Registered; the secret is shown this once", _FRESH),
             **problem_responses(
@@ -63,7 +67,7 @@ def _add_devices(router: APIRouter, registry: Registry, catalogue: Catalogue) ->
         """A site of the same name and position is used again, else it is made."""
         outcome = await registry.provision(body.new_device())
         if isinstance(outcome, Refusal):
-            raise _refused(outcome)
+            raise refused(outcome)
         return new_device_body(outcome, catalogue.get(outcome.device.profile))
 
     @router.get(
@@ -71,6 +75,7 @@ def _add_devices(router: APIRouter, registry: Registry, catalogue: Catalogue) ->
         tags=["devices"],
         summary="List devices",
         response_model=Page[DeviceBody],
+        response_model_exclude_unset=True,
         responses={200: _example("Devices by id, revoked ones too", {"items": [_DEVICE], "next": None})},
     )
     async def devices(
@@ -88,6 +93,7 @@ def _add_devices(router: APIRouter, registry: Registry, catalogue: Catalogue) ->
         tags=["devices"],
         summary="Show a device",
         response_model=DeviceBody,
+        response_model_exclude_unset=True,
         responses={200: _example("The device", _DEVICE), **problem_responses({404: _NOT_FOUND})},
     )
     async def device(device_id: str) -> dict[str, Any]:
@@ -99,14 +105,15 @@ def _add_changes(router: APIRouter, registry: Registry, catalogue: Catalogue) ->
     @router.patch(
         "/devices/{device_id}",
         tags=["devices"],
-        summary="Change a device's endpoint, settings or site",
+        summary="Change a device's endpoint, settings, site, gateway or concentrator",
         response_model=DeviceBody,
+        response_model_exclude_unset=True,
         responses={
             200: _example("As it is now", _DEVICE),
             **problem_responses(
                 {
                     404: _NOT_FOUND,
-                    409: ("revoked", "'gauge-001' is revoked for good; register the hardware under a new id"),
+                    409: _REVOKED,
                     422: _ENDPOINT,
                 }
             ),
@@ -115,10 +122,14 @@ def _add_changes(router: APIRouter, registry: Registry, catalogue: Catalogue) ->
     async def change(
         device_id: str, body: Annotated[ChangeRequest, Body(examples=[{"settings": {"mount.height": 255}}])]
     ) -> dict[str, Any]:
-        """The gateway learns it within a second. What was measured before stays as it was stored."""
+        """The gateway learns it within a second. What was measured before stays as it was stored.
+
+        What a device's old gateway received before it was moved is still taken from it. Downlinks stay with the gateway
+        they were given to.
+        """
         outcome = await registry.change(device_id, body.change())
         if isinstance(outcome, Refusal):
-            raise _refused(outcome)
+            raise refused(outcome)
         return _shown(outcome, device_id, registry, catalogue)
 
     @router.post(
@@ -126,6 +137,7 @@ def _add_changes(router: APIRouter, registry: Registry, catalogue: Catalogue) ->
         tags=["devices"],
         summary="Take a device out of use for good",
         response_model=DeviceBody,
+        response_model_exclude_unset=True,
         responses={
             200: _example(
                 "Revoked", {**_DEVICE, "credential": None, "revoked": "2026-11-21T08:00:00.000Z", "version": 2}
@@ -136,6 +148,31 @@ def _add_changes(router: APIRouter, registry: Registry, catalogue: Catalogue) ->
     async def revoke(device_id: str) -> dict[str, Any]:
         """Its credentials end with it. Doing it again changes nothing."""
         return _shown(await registry.revoke(device_id), device_id, registry, catalogue)
+
+
+def _add_credentials(router: APIRouter, registry: Registry, catalogue: Catalogue) -> None:
+    @router.post(
+        "/devices/{device_id}/credential",
+        tags=["devices"],
+        status_code=201,
+        summary="Replace a device's credential",
+        response_model=NewDeviceBody,
+        response_model_exclude_unset=True,
+        responses={
+            201: _example("Replaced; the secret is shown this once", _FRESH),
+            **problem_responses({404: _NOT_FOUND, 409: _REVOKED, 422: _KIND}),
+        },
+    )
+    async def renew(
+        device_id: str, body: Annotated[CredentialRequest, Body(examples=[{"kind": "oscore"}])]
+    ) -> dict[str, Any]:
+        """The old one is revoked with this answer; the gateway ends what was opened with it within a second."""
+        outcome = await registry.renew(device_id, body.wanted())
+        if outcome is None:
+            raise Problem(404, "not_found", f"there is no device {device_id!r}")
+        if isinstance(outcome, Refusal):
+            raise refused(outcome)
+        return new_device_body(outcome, catalogue.get(outcome.device.profile))
 
 
 def _add_profiles(router: APIRouter, catalogue: Catalogue) -> None:
@@ -157,7 +194,8 @@ def _body(device: Device, registry: Registry, catalogue: Catalogue) -> dict[str,
     return device_body(device, catalogue.get(device.profile), in_force=registry.in_force(device))
 
 
-def _refused(refusal: Refusal) -> Problem:
+def refused(refusal: Refusal) -> Problem:
+    """The answer to a request that the registry says no to."""
     first = refusal.faults[0]
     status = 409 if first.reason in CONFLICTS else 422
     errors = [{"field": fault.field, "message": fault.text} for fault in refusal.faults]

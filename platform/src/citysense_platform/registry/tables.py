@@ -49,6 +49,11 @@ device = Table(
     Column("revoked", BigInteger),
     # The registry's version that the last change of this row brought about.
     Column("version", BigInteger, nullable=False),
+    # The device that speaks for this one; devices are never deleted, so it stays readable.
+    Column("concentrator", String, index=True),
+    # The gateway it was moved away from last, and when.
+    Column("former_gateway_id", String),
+    Column("moved", BigInteger),
 )
 
 # Hardware that was revoked may come back under a new id.
@@ -70,6 +75,11 @@ credential = Table(
     Column("digest", LargeBinary, nullable=False),
     Column("created", BigInteger, nullable=False),
     Column("revoked", BigInteger),
+    # SHA-256 of a certificate in DER, and when it ends.
+    Column("fingerprint", LargeBinary),
+    Column("expires", BigInteger),
+    # Keys that the gateway needs in clear, under the platform's own key.
+    Column("sealed", LargeBinary),
 )
 
 gateway = Table(
@@ -78,6 +88,7 @@ gateway = Table(
     Column("id", String, primary_key=True),
     Column("token_digest", LargeBinary, nullable=False),
     Column("created", BigInteger, nullable=False),
+    Column("revoked", BigInteger),
 )
 
 registry_version = Table(
