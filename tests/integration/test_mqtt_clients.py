@@ -15,7 +15,7 @@ from paho.mqtt.enums import CallbackAPIVersion, MQTTProtocolVersion
 from paho.mqtt.reasoncodes import ReasonCode
 
 from citysense.clock import SystemClock
-from citysense_gateway.frame import Frame, Kind, Reason, Receipt, Verdict
+from citysense_gateway.frame import Done, Frame, Kind, Reason, Receipt, Verdict
 from citysense_gateway.mqtt.door import MqttDoor
 from citysense_gateway.mqtt.limits import MqttSettings
 
@@ -34,6 +34,15 @@ class Pipeline:
     frames: list[Frame] = field(default_factory=list)
     refused: list[tuple[Frame, Reason]] = field(default_factory=list)
     arrived: asyncio.Condition = field(default_factory=asyncio.Condition)
+    under_way: set[asyncio.Task[None]] = field(default_factory=set)
+
+    def deliver(self, frame: Frame, done: Done, *, reason: Reason | None = None, detail: str = "") -> None:
+        task = asyncio.get_running_loop().create_task(self._take(frame, done, reason, detail))
+        self.under_way.add(task)
+        task.add_done_callback(self.under_way.discard)
+
+    async def _take(self, frame: Frame, done: Done, reason: Reason | None, detail: str) -> None:
+        done(await (self.accept(frame) if reason is None else self.refuse(frame, reason, detail)))
 
     async def accept(self, frame: Frame) -> Verdict:
         self.frames.append(frame)

@@ -16,6 +16,7 @@ from citysense_gateway.mqtt.packets import (
     Pingreq,
     Puback,
     Publish,
+    Pubrel,
     Subscribe,
     Unsubscribe,
     Version,
@@ -23,7 +24,9 @@ from citysense_gateway.mqtt.packets import (
     encode_connack,
     encode_disconnect,
     encode_puback,
+    encode_pubcomp,
     encode_publish,
+    encode_pubrec,
     encode_suback,
     encode_unsuback,
 )
@@ -78,6 +81,9 @@ def client_bytes(sent: Packet, version: Version) -> bytes:
         case Puback():
             reason = bytes([sent.reason]) if version is Version.V5 else b""
             return packet(0x40, sent.packet_id.to_bytes(2, "big") + reason)
+        case Pubrel():
+            reason = bytes([sent.reason]) if version is Version.V5 else b""
+            return packet(0x62, sent.packet_id.to_bytes(2, "big") + reason)
         case Subscribe():
             filters = b"".join(words(name.encode()) + bytes([qos]) for name, qos in sent.filters)
             return packet(0x82, sent.packet_id.to_bytes(2, "big") + none + filters)
@@ -135,6 +141,7 @@ def later_packets(version: Version) -> st.SearchStrategy[Packet]:
     return st.one_of(
         publishes(),
         st.builds(Puback, packet_id=packet_ids, reason=reasons),
+        st.builds(Pubrel, packet_id=packet_ids, reason=reasons),
         st.builds(Subscribe, packet_id=packet_ids, filters=wanted),
         st.builds(Unsubscribe, packet_id=packet_ids, filters=st.lists(filters, min_size=1, max_size=4).map(tuple)),
         st.just(Pingreq()),
@@ -218,6 +225,35 @@ def test_properties_of_connect_are_read() -> None:
     }
 
 
+def test_what_a_will_and_a_disconnect_of_mqtt_5_say_beside_the_rest() -> None:
+    head = words(b"MQTT") + b"\x05\x06\x00\x3c\x00" + words(b"a")
+    [connect, disconnect] = parse(
+        [
+            packet(0x10, head + bytes.fromhex("05 18 0000001e") + words(b"t") + words(b"gone")),
+            packet(0xE0, bytes.fromhex("04 05 11 00000010")),
+        ]
+    )
+    assert isinstance(connect, Connect)
+    assert connect.will == Will(topic="t", payload=b"gone", qos=0, retain=False, delay=30)
+    assert disconnect == Disconnect(reason=4, session_expiry=16)
+
+
+def test_equal_topics_in_a_row_are_one_object_and_different_ones_are_told_apart() -> None:
+    same, other = packet(0x30, words(b"a/b") + b"1"), packet(0x30, words(b"a/c") + b"2")
+    [_, first, second, third, fourth] = parse([CONNECTS[Version.V3_1_1], same + same + other + same])
+    assert isinstance(first, Publish) and isinstance(second, Publish)
+    assert first.topic is second.topic
+    assert [one.topic for one in (third, fourth) if isinstance(one, Publish)] == ["a/c", "a/b"]
+
+
+def test_an_idle_parser_holds_no_bytes() -> None:
+    parser = PacketParser(max_packet=LIMIT)
+    parser.feed(CONNECTS[Version.V3_1_1] + packet(0x30, words(b"t") + bytes(200_000)))
+    while parser.next_packet() is not None:
+        pass
+    assert (parser.pending, len(parser._data)) == (0, 0)
+
+
 def test_properties_of_publish_do_not_end_up_in_the_payload() -> None:
     properties = bytes.fromhex("01 01 02 0000000a 03 0001 78 08 0001 79 09 0002 0102 26 0000 0000")
     body = words(b"t") + b"\x00\x07" + bytes([len(properties)]) + properties + b"payload"
@@ -262,7 +298,12 @@ def test_properties_of_publish_do_not_end_up_in_the_payload() -> None:
         (Fault.UNEXPECTED_PACKET, 5, b"\x00"),
         (Fault.UNEXPECTED_PACKET, 5, b"\xf0"),
         (Fault.UNEXPECTED_PACKET, 5, b"\x20"),  # CONNACK from a client
-        (Fault.UNEXPECTED_PACKET, 5, b"\x62"),  # PUBREL: QoS 2 was announced as not available
+        (Fault.UNEXPECTED_PACKET, 5, b"\x50"),  # PUBREC: nothing is sent with QoS 2
+        (Fault.UNEXPECTED_PACKET, 5, b"\x70"),
+        (Fault.RESERVED_BITS, 4, b"\x60\x02\x00\x01"),  # MQTT-3.6.1-1
+        (Fault.PACKET_ID_ZERO, 4, b"\x62\x02\x00\x00"),
+        (Fault.BAD_FILTER, 5, packet(0x82, b"\x00\x01\x00" + words(b"$share/g/t") + b"\x04")),  # MQTT-3.8.3-4
+        (Fault.BAD_PROPERTY, 5, packet(0x30, words(b"t") + b"\x06\x08\x00\x03a/+x")),  # MQTT-3.3.2-14
         (Fault.TOPIC_ALIAS, 5, packet(0x30, words(b"t") + b"\x03\x23\x00\x01")),  # MQTT-3.3.2-9
         (Fault.BAD_PROPERTY, 5, packet(0x30, words(b"t") + b"\x03\x23\x00\x00")),  # MQTT-3.3.2-8
         (Fault.BAD_PROPERTY, 5, packet(0x30, words(b"t") + b"\x02\x0b\x01")),  # MQTT-3.3.4-6
@@ -369,12 +410,22 @@ def test_what_a_server_sends_byte_by_byte() -> None:
     assert encode_puback(v5, 258) == bytes.fromhex("40 02 0102")
     assert encode_puback(v5, 258, 0x99) == bytes.fromhex("40 03 0102 99")
     assert encode_puback(v5, 258, 0x99, reason_string="no") == bytes.fromhex("40 09 0102 99 05 1f 0002 6e6f")
+    assert encode_connack(v3, 0, present=True) == bytes.fromhex("20 02 01 00")
+    assert encode_connack(v5, 0x9F, pairs=[("a", "b")]) == bytes.fromhex("20 0a 00 9f 07 26 0001 61 0001 62")
+    assert encode_pubrec(v3, 258, 0x87) == bytes.fromhex("50 02 0102")
+    assert encode_pubrec(v5, 258, 0x97) == bytes.fromhex("50 03 0102 97")
+    assert encode_pubcomp(v5, 258) == bytes.fromhex("70 02 0102")
+    assert encode_pubcomp(v5, 258, 0x92) == bytes.fromhex("70 03 0102 92")
     assert encode_suback(v3, 1, b"\x00\x80") == bytes.fromhex("90 04 0001 00 80")
     assert encode_suback(v5, 1, b"\x00\x87") == bytes.fromhex("90 05 0001 00 00 87")
     assert encode_unsuback(v3, 1, b"\x00") == bytes.fromhex("b0 02 0001")
     assert encode_unsuback(v5, 1, b"\x11") == bytes.fromhex("b0 04 0001 00 11")
     assert encode_publish(v3, "a", b"xy") == bytes.fromhex("30 05 0001 61 7879")
     assert encode_publish(v5, "a", b"xy") == bytes.fromhex("30 06 0001 61 00 7879")
+    assert encode_publish(v3, "a", b"x", packet_id=7, expiry=9) == bytes.fromhex("32 06 0001 61 0007 78")
+    assert encode_publish(v5, "a", b"x", packet_id=7, dup=True, expiry=9) == bytes.fromhex(
+        "3a 0c 0001 61 0007 05 02 00000009 78"
+    )
     assert encode_disconnect(0x8E) == bytes.fromhex("e0 01 8e")
 
 

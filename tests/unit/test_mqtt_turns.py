@@ -5,13 +5,16 @@ from __future__ import annotations
 import asyncio
 
 from citysense.clock import SetClock
-from citysense_gateway.frame import Frame, Kind, Reason, Verdict
-from citysense_gateway.mqtt.actions import Action, CloseReason
-from citysense_gateway.mqtt.connection import Connection
+from citysense_gateway.frame import Done, Frame, Kind, Reason, Verdict
+from citysense_gateway.mqtt.actions import CloseReason
+from citysense_gateway.mqtt.connection import Common, Connection
+from citysense_gateway.mqtt.conversation import Surroundings
+from citysense_gateway.mqtt.fields import Fault
 from citysense_gateway.mqtt.limits import MqttCounters, MqttSettings
-from citysense_gateway.mqtt.packets import Packet
 from citysense_gateway.mqtt.session import Session
+from citysense_gateway.mqtt.sessions import Opened, Sessions
 
+STORED = Verdict(kind=Kind.STORED)
 PING = b"\xc0\x00"
 CONNECT = b"\x10\x1e\x00\x04MQTT\x04\xc2\x00\x3c\x00\x02c1\x00\x07gauge-1\x00\x05right"
 TOPIC = b"cs/v1/gauge-1/up/report"
@@ -28,11 +31,13 @@ class Wire(asyncio.Transport):
     def __init__(self) -> None:
         super().__init__()
         self.written = b""
+        self.pongs = 0
         self.reading = True
         self.closed = False
 
     def write(self, data: bytes | bytearray | memoryview) -> None:
         self.written += data
+        self.pongs += bytes(data).count(b"\xd0\x00")
 
     def get_write_buffer_size(self) -> int:
         return 0
@@ -55,69 +60,83 @@ class Wire(asyncio.Transport):
 
 
 class AnyHost:
-    def connection_made(self, connection: Connection) -> CloseReason | None:
-        return None
+    def connection_made(self, connection: Connection) -> bool:
+        return True
 
-    def session_opened(self, connection: Connection) -> None: ...
-    def session_ended(self, connection: Connection) -> None: ...
+    def flush_soon(self, connection: Connection) -> None:
+        asyncio.get_running_loop().call_soon(connection.flush)
+
+    def proven(self, connection: Connection) -> None: ...
+    def session_opened(self, connection: Connection, opened: Opened) -> None: ...
+    def session_ended(self, connection: Connection, session: Session, reason: CloseReason | Fault) -> None: ...
+    def attend(self, connection: Connection) -> None: ...
+    def watch(self, connection: Connection, due: float | None) -> None: ...
+    def settled_all(self, connection: Connection) -> None: ...
     def connection_done(self, connection: Connection) -> None: ...
 
 
 class Sink:
-    """Gives its verdicts all in one turn, when `gate` opens."""
+    """Gives its verdicts all in one turn, when `open` is called."""
 
     def __init__(self) -> None:
-        self.gate = asyncio.Event()
         self.frames: list[Frame] = []
+        self._waiting: list[Done] | None = []
+
+    def deliver(self, frame: Frame, done: Done, *, reason: Reason | None = None, detail: str = "") -> None:
+        assert reason is None, "nothing here is to be refused"
+        self.frames.append(frame)
+        if self._waiting is None:
+            asyncio.get_running_loop().call_soon(done, STORED)
+        else:
+            self._waiting.append(done)
+
+    def open(self) -> None:
+        waiting, self._waiting = self._waiting or [], None
+        for done in waiting:
+            done(STORED)
 
     async def accept(self, frame: Frame) -> Verdict:
-        self.frames.append(frame)
-        await self.gate.wait()
-        return Verdict(kind=Kind.STORED)
+        raise AssertionError("the door delivers without a task")
 
     async def refuse(self, frame: Frame, reason: Reason, detail: str) -> Verdict:
-        raise AssertionError("nothing here is to be refused")
+        raise AssertionError("the door delivers without a task")
 
 
 class Bench:
-    """One open connection, and how many packets its session was given."""
+    """One open connection, and how many packets were taken from it."""
 
     def __init__(self, settings: MqttSettings | None = None) -> None:
-        self.taken = 0
+        settings = settings or MqttSettings()
         self.wire = Wire()
         self.sink = Sink()
-        self.counters = MqttCounters()
-        self._settings = settings or MqttSettings()
-        self.connection = Connection(
+        around = Surroundings(
+            check_password=lambda device, secret: True,
+            check_certificate=lambda device, der: False,
+            topic_rights=lambda device, topic: None,
+            speaks_for=lambda concentrator, child: False,
+            admit=lambda _told: None,
+            new_client_id=lambda: "auto-1",
+            sessions=Sessions(settings=settings),
+            settings=settings,
+            counters=MqttCounters(),
+        )
+        common = Common(
             host=AnyHost(),
             sink=self.sink,
-            new_session=self._session,
             clock=SetClock(1_000),
-            settings=self._settings,
-            counters=self.counters,
+            around=around,
+            buffer=memoryview(bytearray(1)),
         )
+        self.connection = Connection(common, address="192.0.2.7", source="192.0.2.7:4711")
         self.connection.connection_made(self.wire)
-        self.connection.data_received(CONNECT)
+        self.connection.take(CONNECT)
         assert self.wire.written == b"\x20\x02\x00\x00"
         self.wire.written = b""
-        self.taken = 0
 
-    def _session(self, source: str) -> Session:
-        bench = self
-
-        class Counted(Session):
-            def receive(self, packet: Packet, now_ms: int) -> tuple[Action, ...]:
-                bench.taken += 1
-                return super().receive(packet, now_ms)
-
-        return Counted(
-            source=source,
-            check_password=lambda device, secret: True,
-            topic_rights=lambda device, topic: None,
-            new_client_id=lambda: "auto-1",
-            settings=self._settings,
-            counters=self.counters,
-        )
+    @property
+    def taken(self) -> int:
+        """Whole packets so far: pings are answered at once, publishes are frames."""
+        return self.wire.pongs + len(self.sink.frames)
 
     async def turns_until(self, count: int) -> list[int]:
         """Packets taken in each turn, until `count` were taken in all."""
@@ -132,7 +151,7 @@ class Bench:
 
 async def test_a_flood_of_small_packets_is_taken_in_shares() -> None:
     bench = Bench()
-    bench.connection.data_received(PING * 131_072)
+    bench.connection.take(PING * 131_072)
     steps = await bench.turns_until(131_072)
     assert max(steps) == 64
     assert bench.wire.written == b"\xd0\x00" * 131_072
@@ -140,12 +159,12 @@ async def test_a_flood_of_small_packets_is_taken_in_shares() -> None:
 
 async def test_the_socket_is_not_read_before_the_share_is_worked_off() -> None:
     bench = Bench()
-    bench.connection.data_received(PING * 64)
+    bench.connection.take(PING * 64)
     assert bench.wire.reading
-    bench.connection.data_received(PING * 65 + PING[:1])
+    bench.connection.take(PING * 65 + PING[:1])
     assert (bench.taken, bench.wire.reading) == (128, False)
     # What a TLS layer had read already comes all the same, and waits for its turn.
-    bench.connection.data_received(PING[1:] + PING * 64)
+    bench.connection.take(PING[1:] + PING * 64)
     assert bench.taken == 128
     assert await bench.turns_until(64 + 65 + 65) == [128, 64, 2]
     assert bench.wire.reading
@@ -154,15 +173,13 @@ async def test_the_socket_is_not_read_before_the_share_is_worked_off() -> None:
 async def test_verdicts_that_come_together_do_not_add_up_to_a_flood() -> None:
     bench = Bench(MqttSettings(receive_maximum=32))
     mixed = b"".join(publish(number) + PING * 63 for number in range(1, 201))
-    bench.connection.data_received(mixed)
+    bench.connection.take(mixed)
     await bench.turns_until(31 * 64 + 1)
     for _ in range(3):
         await asyncio.sleep(0)
     assert (bench.taken, len(bench.sink.frames), bench.wire.reading) == (31 * 64 + 1, 32, False)
-    bench.taken = 0
-    bench.sink.gate.set()
-    rest = 200 * 64 - (31 * 64 + 1)
-    assert max(await bench.turns_until(rest)) == 64
+    bench.sink.open()
+    assert max((await bench.turns_until(200 * 64))[1:]) == 64
     for _ in range(3):
         await asyncio.sleep(0)
     assert bench.wire.written.count(b"\x40\x02") == 200
@@ -172,7 +189,7 @@ async def test_verdicts_that_come_together_do_not_add_up_to_a_flood() -> None:
 async def test_nothing_is_taken_after_the_end() -> None:
     for end in ("lost", "finished"):
         bench = Bench()
-        bench.connection.data_received(PING * 1_000)
+        bench.connection.take(PING * 1_000)
         if end == "lost":
             bench.connection.connection_lost(None)
         else:

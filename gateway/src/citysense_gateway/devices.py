@@ -63,6 +63,7 @@ class Devices:
         self._devices: dict[str, Device] = {}
         self._entries: dict[str, wire.RosterDevice] = {}
         self._authority = ""
+        self._children: dict[str, tuple[str, ...]] = {}
 
     def __len__(self) -> int:
         return len(self._devices)
@@ -107,6 +108,15 @@ class Devices:
         known = self._devices.get(child)
         return known is not None and bool(known.concentrator) and known.concentrator == concentrator
 
+    def children_of(self, concentrator: str) -> tuple[str, ...]:
+        """The devices that a concentrator may speak for."""
+        return self._children.get(concentrator, ())
+
+    def concentrator_of(self, child: str) -> str:
+        """The concentrator that may speak for a device; empty for none."""
+        known = self._devices.get(child)
+        return "" if known is None else known.concentrator
+
     @property
     def authority(self) -> str:
         """The certificate (PEM) that signs devices' certificates; empty where there is none."""
@@ -122,6 +132,10 @@ class Devices:
             return None
         own = (template.replace("{device}", device) for template in known.profile.mqtt_topics)
         return "" if topic in own else None
+
+    def use(self, catalogue: Catalogue) -> None:
+        """Compile devices by `catalogue` from the next `replace` on."""
+        self._catalogue = catalogue
 
     def replace(self, roster: wire.Roster) -> Changes:
         """Serve `roster` from now on; returns what is different from before."""
@@ -150,7 +164,16 @@ class Devices:
             )
         changes = _difference(self._entries, entries, unsupported=tuple(unsupported), unfit=tuple(unfit))
         self._devices, self._entries, self._authority = devices, entries, roster.authority
+        self._children = _by_concentrator(devices)
         return changes
+
+
+def _by_concentrator(devices: Mapping[str, Device]) -> dict[str, tuple[str, ...]]:
+    children: dict[str, list[str]] = {}
+    for device in devices.values():
+        if device.concentrator:
+            children.setdefault(device.concentrator, []).append(device.id)
+    return {concentrator: tuple(theirs) for concentrator, theirs in children.items()}
 
 
 def _difference(

@@ -26,6 +26,10 @@ class StorageFull(StorageError):
     """No space is left, not even in the reserve. Tell the sender to keep what it has."""
 
 
+class StorageDamaged(StorageError):
+    """The bytes of a database file are not what was written."""
+
+
 class StorageClosed(StorageError):
     """The file's writer has stopped; the process is going down."""
 

@@ -1,6 +1,7 @@
-"""The MQTT server: listens, admits connections, knows which device is on which of them, and cuts them off.
+"""The MQTT server: admits connections, knows which device is on which of them, and cuts them off.
 
-Owns the sockets as a whole; each one is a `Connection`, and every decision about it is its `Session`'s.
+Owns the connections as a whole and their deadlines; each one is a `Connection`, every decision about it is its
+`Conversation`'s, and which session it gets is decided by `Sessions`.
 """
 
 from __future__ import annotations
@@ -9,21 +10,36 @@ import asyncio
 import itertools
 import logging
 import ssl
-from collections import Counter
+from collections.abc import Callable, Iterable
+from random import Random, SystemRandom
 
 from citysense.clock import Clock
-from citysense_gateway.frame import FrameSink, PasswordCheck
-from citysense_gateway.mqtt.actions import CloseReason
-from citysense_gateway.mqtt.connection import Connection
+from citysense_gateway.frame import FrameSink, PasswordCheck, Verdict
+from citysense_gateway.mail import MailSource
+from citysense_gateway.mqtt.acceptor import Acceptor
+from citysense_gateway.mqtt.actions import CloseReason, Delivery
+from citysense_gateway.mqtt.admission import ConnectRate, Strangers
+from citysense_gateway.mqtt.connection import READ_BYTES, Common, Connection
+from citysense_gateway.mqtt.conversation import Surroundings
+from citysense_gateway.mqtt.credentials import CertificateCheck
+from citysense_gateway.mqtt.deadlines import Deadlines
+from citysense_gateway.mqtt.fields import Fault
+from citysense_gateway.mqtt.frames import frame_of
 from citysense_gateway.mqtt.limits import MqttCounters, MqttSettings
-from citysense_gateway.mqtt.session import Session
-from citysense_gateway.mqtt.topics import TopicRights
+from citysense_gateway.mqtt.postman import Postman
+from citysense_gateway.mqtt.session import Session, SessionStore
+from citysense_gateway.mqtt.sessions import LastWord, Opened, Sessions
+from citysense_gateway.mqtt.topics import SpeaksFor, TopicRights, origin_of
 
 _log = logging.getLogger(__name__)
 
 
 class MqttDoor:
-    """Serves devices over MQTT 3.1.1 and 5.0. `counters` may be read at any time."""
+    """Serves devices over MQTT 3.1.1 and 5.0. `counters` may be read at any time.
+
+    `mail` is where downlinks come from, `store` where sessions survive a restart; without them there are none.
+    `children_of` and `concentrator_of` (empty: none) say who takes mail for whom.
+    """
 
     def __init__(
         self,
@@ -33,173 +49,260 @@ class MqttDoor:
         topic_rights: TopicRights,
         clock: Clock,
         settings: MqttSettings,
+        check_certificate: CertificateCheck = lambda device, certificate: False,
+        speaks_for: SpeaksFor = lambda concentrator, child: False,
+        children_of: Callable[[str], Iterable[str]] = lambda concentrator: (),
+        concentrator_of: Callable[[str], str] = lambda child: "",
+        mail: MailSource | None = None,
+        store: SessionStore | None = None,
+        random: Random | None = None,
     ) -> None:
         self.counters = MqttCounters()
-        self._sink = sink
-        self._check_password = check_password
-        self._topic_rights = topic_rights
         self._clock = clock
         self._settings = settings
-        self._server: asyncio.Server | None = None
-        self._sweep_timer: asyncio.TimerHandle | None = None
-        self._connections: set[Connection] = set()
-        self._sessions: dict[str, dict[str, Connection]] = {}
-        self._strangers: Counter[str] = Counter()
-        # Holds names of registered devices only, so the register bounds it.
-        self._wills_noted: set[str] = set()
-        self._all_done = asyncio.Event()
+        self._store = store
+        chance = (random or SystemRandom()).random
+        self._sessions = Sessions(settings=settings, store=store)
+        self._rate = ConnectRate(rate=settings.connect_rate, burst=settings.connect_burst, random=chance)
+        self._strangers = Strangers(most=settings.max_strangers, rate=settings.stranger_rate)
         self._ids = itertools.count(1)
         self._id_prefix = ""
+        self._around = Surroundings(
+            check_password=check_password,
+            check_certificate=check_certificate,
+            topic_rights=topic_rights,
+            speaks_for=speaks_for,
+            admit=lambda told: self._rate.ask(clock.monotonic(), told=told),
+            new_client_id=lambda: f"{self._id_prefix}-{next(self._ids):x}",
+            sessions=self._sessions,
+            settings=settings,
+            counters=self.counters,
+        )
+        self._common = Common(
+            host=self, sink=sink, clock=clock, around=self._around, buffer=memoryview(bytearray(READ_BYTES))
+        )
+        self._postman: Postman | None = None
+        if mail is not None:
+            self._postman = Postman(
+                mail,
+                sessions=self._sessions,
+                children_of=children_of,
+                concentrator_of=concentrator_of,
+                random=chance,
+            )
+        self._acceptor = Acceptor(
+            self,
+            max_handshakes=settings.max_handshakes,
+            handshake_timeout=settings.connect_timeout,
+            random=chance,
+        )
+        self._open = False
+        self._connections: set[Connection] = set()
+        self._deadlines: Deadlines[Connection] = Deadlines()
+        self._sweep_timer: asyncio.Handle | None = None
+        self._to_flush: list[Connection] = []
+        self._last_words: set[Delivery] = set()
+        self._unsettled: set[Connection] = set()
+        self._changed = asyncio.Event()
 
     @property
     def port(self) -> int:
-        """The port it listens on; of several addresses the first one's."""
-        if self._server is None or not self._server.sockets:
-            raise RuntimeError("the MQTT door is not open: call start() first")
-        number = self._server.sockets[0].getsockname()[1]
-        assert isinstance(number, int)
-        return number
+        """The port it listens on."""
+        return self._acceptor.port
 
     async def start(self, host: str, port: int, *, tls: ssl.SSLContext | None = None) -> None:
-        """Listen; port 0 takes a free one. OSError comes through as it is: whoever configured the address words it."""
-        loop = asyncio.get_running_loop()
+        """Listen; port 0 takes a free one. `tls` asks for a client's certificate where devices may have one.
+
+        OSError comes through as it is: whoever configured the address words it. Raises StorageError where the sessions
+        that were kept cannot be read.
+        """
+        now_ms = self._clock.now_ms()
         # Names that we give are never given twice, also not by the next process: they are part of delivery keys.
-        self._id_prefix = f"auto-{self._clock.now_ms():x}"
-        self._server = await loop.create_server(
-            self._new_connection,
-            host,
-            port,
-            ssl=tls,
-            ssl_handshake_timeout=self._settings.connect_timeout if tls else None,
-            # After a power cut a whole district connects at once.
-            backlog=1024,
-        )
-        self._sweep_timer = loop.call_later(self._settings.sweep_every, self._sweep)
+        self._id_prefix = f"auto-{now_ms:x}"
+        self._sessions.load(now_ms)
+        self._acceptor.tls = tls
+        self._acceptor.open(host, port)
+        self._open = True
+        if self._postman is not None:
+            self._postman.start()
+        self._sweep_timer = asyncio.get_running_loop().call_later(self._settings.sweep_every, self._sweep)
+
+    def use_tls(self, tls: ssl.SSLContext) -> None:
+        """Take this context for connections from now on; those that are open keep theirs."""
+        self._acceptor.tls = tls
 
     async def stop(self) -> None:
         """Take nothing new, wait `stop_grace` for verdicts under way, answer them, and hang up on everybody."""
-        server, self._server = self._server, None
-        if server is None:
+        if not self._open:
             return
-        server.close()
+        self._open = False
+        await self._acceptor.close()
         if self._sweep_timer is not None:
             self._sweep_timer.cancel()
         for connection in self._connections:
             connection.drain()
-        await self._await_deliveries()
+        self._unsettled = {connection for connection in self._connections if not connection.idle}
+        answered = await self._until(lambda: not self._unsettled and not self._last_words, self._settings.stop_grace)
+        if not answered:
+            _log.warning("stopping before the pipeline has answered all frames; their senders keep them")
         for connection in tuple(self._connections):
             connection.finish(CloseReason.SHUTTING_DOWN)
-        try:
-            async with asyncio.timeout(self._settings.linger):
-                await self._emptied()
-        except TimeoutError:
-            # Peers that would not hang up themselves.
+        if not await self._until(lambda: not self._connections, self._settings.linger):
+            # Peers that would not hang up themselves, or frames that nobody answers.
             for connection in tuple(self._connections):
                 connection.abort()
-            await self._emptied()
-        await server.wait_closed()
+            await self._until(lambda: not self._connections, self._settings.linger)
+        if self._postman is not None:
+            await self._postman.close()
+        if self._store is not None:
+            await self._store.flush()
 
     def disconnect(self, device: str) -> int:
-        """Cut all live sessions of a device whose rights have ended; returns how many.
+        """Cut all live sessions of a device whose rights have ended, and forget those it left; how many were live.
 
         The password check must refuse the device already, or it is back at once.
         """
-        sessions = self._sessions.pop(device, {})
-        for connection in sessions.values():
-            connection.finish(CloseReason.REVOKED)
-        return len(sessions)
+        holders = self._sessions.drop(device)
+        for holder in holders:
+            holder.finish(CloseReason.REVOKED)
+        return len(holders)
+
+    # Called by the acceptor
+
+    def admit(self, address: str, source: str) -> Connection | None:
+        """See `acceptor.Gate`."""
+        self.counters.connections_accepted += 1
+        if len(self._connections) + self._acceptor.opening >= self._settings.max_connections:
+            self.counters.closed[CloseReason.TOO_MANY_CONNECTIONS] += 1
+            return None
+        if not self._strangers.admit(address, self._clock.monotonic()):
+            self.counters.closed[CloseReason.TOO_MANY_STRANGERS] += 1
+            return None
+        return Connection(self._common, address=address, source=source)
+
+    def turned_away(self, connection: Connection) -> None:
+        """See `acceptor.Gate`."""
+        self.counters.closed[CloseReason.HANDSHAKE_FAILED] += 1
+        self._no_stranger(connection)
 
     # Called by connections
 
-    def connection_made(self, connection: Connection) -> CloseReason | None:
+    def connection_made(self, connection: Connection) -> bool:
         """See `connection.Host`."""
-        self.counters.connections_accepted += 1
-        if self._server is None or len(self._connections) >= self._settings.max_connections:
-            return CloseReason.TOO_MANY_CONNECTIONS
-        if self._strangers[connection.address] >= self._settings.max_strangers:
-            return CloseReason.TOO_MANY_STRANGERS
-        self._strangers[connection.address] += 1
         self._connections.add(connection)
         self.counters.connections = len(self._connections)
-        return None
+        return self._open
 
-    def session_opened(self, connection: Connection) -> None:
+    def proven(self, connection: Connection) -> None:
         """See `connection.Host`."""
-        assert connection.session_key is not None
-        device, client_id = connection.session_key
+        if connection.stranger:
+            connection.stranger = False
+            self._strangers.proven(connection.address)
+
+    def session_opened(self, connection: Connection, opened: Opened) -> None:
+        """See `connection.Host`."""
         self.counters.sessions_opened += 1
-        self._no_stranger(connection.address)
-        if connection.with_will and device not in self._wills_noted:
-            self._wills_noted.add(device)
-            _log.info("%s connects with a will, which is accepted but never published", device)
-        sessions = self._sessions.setdefault(device, {})
-        older = sessions.get(client_id)
-        sessions[client_id] = connection
-        if older is not None:
-            older.finish(CloseReason.TAKEN_OVER)
+        for holder, reason in opened.cut:
+            holder.finish(reason)
+        if self._postman is not None:
+            self._postman.opened(opened.session)
+        self._speak(opened.wills)
 
-    def session_ended(self, connection: Connection) -> None:
+    def session_ended(self, connection: Connection, session: Session, reason: CloseReason | Fault) -> None:
         """See `connection.Host`."""
-        assert connection.session_key is not None
-        device, client_id = connection.session_key
-        sessions = self._sessions.get(device)
-        if sessions is not None and sessions.get(client_id) is connection:
-            del sessions[client_id]
-            if not sessions:
-                del self._sessions[device]
+        held = session.holder is connection
+        self._speak(self._sessions.release(session, connection, self._clock.now_ms(), reason=reason))
+        if held and self._postman is not None:
+            self._postman.left(session)
+
+    def attend(self, connection: Connection) -> None:
+        """See `connection.Host`."""
+        if self._postman is not None and connection.session is not None:
+            self._postman.visit(connection.session)
+
+    def watch(self, connection: Connection, due: float | None) -> None:
+        """See `connection.Host`."""
+        if due is None:
+            self._deadlines.forget(connection)
+        else:
+            self._deadlines.file(connection, due)
+
+    def flush_soon(self, connection: Connection) -> None:
+        """See `connection.Host`."""
+        if not self._to_flush:
+            asyncio.get_running_loop().call_soon(self._flush)
+        self._to_flush.append(connection)
+
+    def settled_all(self, connection: Connection) -> None:
+        """See `connection.Host`."""
+        self._unsettled.discard(connection)
+        self._changed.set()
 
     def connection_done(self, connection: Connection) -> None:
         """See `connection.Host`."""
         self._connections.discard(connection)
-        if connection.session_key is None:
-            self._no_stranger(connection.address)
+        self._unsettled.discard(connection)
+        self._deadlines.forget(connection)
+        self._no_stranger(connection)
         self.counters.connections = len(self._connections)
-        if not self._connections:
-            self._all_done.set()
+        self._changed.set()
 
-    def _no_stranger(self, address: str) -> None:
-        self._strangers[address] -= 1
-        if not self._strangers[address]:
-            del self._strangers[address]
+    def settled(self, delivery: Delivery, verdict: Verdict) -> None:
+        """The pipeline has answered for a will; see `actions.Settler`."""
+        self._last_words.discard(delivery)
+        self._changed.set()
 
-    def _new_connection(self) -> Connection:
-        return Connection(
-            host=self,
-            sink=self._sink,
-            new_session=self._new_session,
-            clock=self._clock,
-            settings=self._settings,
-            counters=self.counters,
-        )
+    def _no_stranger(self, connection: Connection) -> None:
+        if connection.stranger:
+            connection.stranger = False
+            self._strangers.gone(connection.address)
 
-    def _new_session(self, source: str) -> Session:
-        return Session(
-            source=source,
-            check_password=self._check_password,
-            topic_rights=self._topic_rights,
-            new_client_id=lambda: f"{self._id_prefix}-{next(self._ids):x}",
-            settings=self._settings,
-            counters=self.counters,
-        )
+    def _flush(self) -> None:
+        connections, self._to_flush = self._to_flush, []
+        for connection in connections:
+            connection.flush()
+
+    def _speak(self, words: Iterable[LastWord]) -> None:
+        """Publish wills as frames of their devices; a device that has lost the right to the topic leaves none."""
+        for word in words:
+            around = self._around
+            origin = origin_of(word.device, word.will.topic, around.topic_rights, around.speaks_for)
+            if origin is None:
+                continue
+            self.counters.wills += 1
+            source = f"will of {word.client_id}"
+            frame = frame_of(origin, word.will.topic, word.will.payload, source=source, now_ms=self._clock.now_ms())
+            delivery = Delivery(frame)
+            delivery.settler = self
+            self._last_words.add(delivery)
+            self._common.sink.deliver(frame, delivery.told)
 
     def _sweep(self) -> None:
+        """Once in `sweep_every`: whose time has come is looked at, in shares, and what the clock alone brings about."""
         now = self._clock.monotonic()
-        for connection in tuple(self._connections):
+        self._strangers.tidy(now)
+        self._speak(self._sessions.due(self._clock.now_ms()))
+        if self._postman is not None:
+            self._postman.tick()
+        self._check(self._deadlines.take(now), 0)
+
+    def _check(self, connections: list[Connection], start: int) -> None:
+        now, loop = self._clock.monotonic(), asyncio.get_running_loop()
+        end = start + self._settings.sweep_chunk
+        for connection in connections[start:end]:
             connection.check_deadlines(now)
-        self._sweep_timer = asyncio.get_running_loop().call_later(self._settings.sweep_every, self._sweep)
+        if end < len(connections):
+            self._sweep_timer = loop.call_soon(self._check, connections, end)
+        else:
+            self._sweep_timer = loop.call_later(self._settings.sweep_every, self._sweep)
 
-    async def _await_deliveries(self) -> None:
-        tasks = {task for connection in self._connections for task in connection.deliveries}
-        if not tasks:
-            return
-        _, late = await asyncio.wait(tasks, timeout=self._settings.stop_grace)
-        for task in late:
-            task.cancel()
-        if late:
-            await asyncio.wait(late)
-
-    async def _emptied(self) -> None:
-        """Wait until no connection is left."""
-        self._all_done.clear()
-        if self._connections:
-            await self._all_done.wait()
+    async def _until(self, done: Callable[[], bool], within: float) -> bool:
+        """Wait for `done`, at most `within` seconds; whether it is so."""
+        try:
+            async with asyncio.timeout(within):
+                while not done():
+                    self._changed.clear()
+                    await self._changed.wait()
+        except TimeoutError:
+            return done()
+        return True

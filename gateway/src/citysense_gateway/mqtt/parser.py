@@ -1,7 +1,7 @@
 """Reads MQTT packets from a stream of bytes: MQTT 3.1.1 and 5.0, strictly.
 
-Owns `PacketParser`; raises nothing but `ProtocolViolation`, whatever the bytes. PUBREC, PUBREL, PUBCOMP and AUTH are
-refused by name: QoS 2 and extended authentication are announced as not available.
+Owns `PacketParser`; raises nothing but `ProtocolViolation`, whatever the bytes. PUBREC, PUBCOMP and AUTH are refused by
+name: nothing is sent with QoS 2, and extended authentication is announced as not available.
 """
 
 from __future__ import annotations
@@ -16,19 +16,24 @@ from citysense_gateway.mqtt.packets import (
     Pingreq,
     Puback,
     Publish,
+    Pubrel,
     Subscribe,
     Unsubscribe,
     Version,
     Will,
 )
-from citysense_gateway.mqtt.properties import NO_PROPERTIES, Place, Property, read_properties
+from citysense_gateway.mqtt.properties import NO_PROPERTIES, Place, Properties, Property, number_of, read_properties
 
-_CONNECT, _PUBLISH, _PUBACK, _SUBSCRIBE, _UNSUBSCRIBE, _PINGREQ, _DISCONNECT = 1, 3, 4, 8, 10, 12, 14
+_CONNECT, _PUBLISH, _PUBACK, _PUBREL, _SUBSCRIBE, _UNSUBSCRIBE, _PINGREQ, _DISCONNECT = 1, 3, 4, 6, 8, 10, 12, 14
 # The low four bits that each type must carry; PUBLISH uses them itself (section 2.1.3).
-_FLAGS = {_CONNECT: 0, _PUBACK: 0, _SUBSCRIBE: 2, _UNSUBSCRIBE: 2, _PINGREQ: 0, _DISCONNECT: 0}
+_FLAGS = {_CONNECT: 0, _PUBACK: 0, _PUBREL: 2, _SUBSCRIBE: 2, _UNSUBSCRIBE: 2, _PINGREQ: 0, _DISCONNECT: 0}
 
 _MAX_FILTERS = 64
 """In one SUBSCRIBE or UNSUBSCRIBE. A packet of full size has room for 65,000, which would hold up everybody for 60 ms."""
+
+
+_KEPT_TOPIC = 256
+"""Topics longer than that are read anew each time, so that a connection cannot make us keep 64 kB."""
 
 
 class PacketParser:
@@ -37,40 +42,50 @@ class PacketParser:
     `feed` only stores; `next_packet` returns one packet or None when more bytes are needed, and raises
     `ProtocolViolation` as early as the bytes allow: a packet above `max_packet` (whole packet, in bytes) fails when its
     length is known. After an error the parser must not be used again. The first packet has to be a CONNECT; it sets
-    `version`.
+    `version`. An idle parser holds no bytes but the last topic: a device sends on the same one again and again.
     """
 
-    __slots__ = ("_buffer", "_position", "max_packet", "version")
+    __slots__ = ("_data", "_position", "_topic", "_topic_bytes", "max_packet", "version")
 
     def __init__(self, *, max_packet: int) -> None:
-        self._buffer = bytearray()
+        # Whole packets are cut from the bytes as they came; only what a packet is still missing goes into a bytearray.
+        self._data: bytes | bytearray = b""
         self._position = 0
+        self._topic = ""
+        self._topic_bytes = b""
         self.max_packet = max_packet
         self.version: Version | None = None
 
     @property
     def pending(self) -> int:
         """Bytes fed and not yet returned as packets."""
-        return len(self._buffer) - self._position
+        return len(self._data) - self._position
 
     def feed(self, data: bytes) -> None:
         """Append received bytes."""
-        if self._position:
-            del self._buffer[: self._position]
-            self._position = 0
-        self._buffer += data
+        if self._position == len(self._data):
+            self._data = data
+        elif isinstance(self._data, bytearray):
+            del self._data[: self._position]
+            self._data += data
+        else:
+            self._data = bytearray(self._data[self._position :]) + data
+        self._position = 0
 
     def next_packet(self) -> Packet | None:
         """The next whole packet, or None."""
-        buffer, start = self._buffer, self._position
-        available = len(buffer) - start
+        data, start = self._data, self._position
+        available = len(data) - start
         if not available:
+            self._data = b""
+            self._position = 0
             return None
-        first = buffer[start]
-        self._check_first(first)
+        first = data[start]
+        if first >> 4 != _PUBLISH or self.version is None:
+            self._check_first(first)
         if available < 2:
             return None
-        length = buffer[start + 1]
+        length = data[start + 1]
         body = start + 2
         if length > 0x7F:
             header = self._long_length(start + 1)
@@ -82,18 +97,18 @@ class PacketParser:
             detail = f"a packet of {end - start} bytes, at most {self.max_packet} are taken"
             # Said when the length is known, so before there is a topic.
             raise ProtocolViolation(Fault.TOO_LARGE, detail, lost="PUBLISH" if first >> 4 == _PUBLISH else None)
-        if end > len(buffer):
+        if end > len(data):
             return None
         self._position = end
-        return self._decode(first, bytes(buffer[body:end]))
+        if first >> 4 == _PUBLISH:
+            return self._publish(first & 0x0F, data, body, end)
+        return self._decode(first, bytes(data[body:end]))
 
     def _check_first(self, first: int) -> None:
         kind = first >> 4
         if self.version is None:
             if first != _CONNECT << 4:
                 raise ProtocolViolation(Fault.UNEXPECTED_PACKET, f"the first byte is 0x{first:02x}, not CONNECT")
-            return
-        if kind == _PUBLISH:
             return
         flags = _FLAGS.get(kind)
         if flags is None or kind == _CONNECT:
@@ -105,9 +120,9 @@ class PacketParser:
         """(remaining length, position of the body) of a length of several bytes; None when bytes are missing."""
         length = 0
         for index in range(4):
-            if at + index >= len(self._buffer):
+            if at + index >= len(self._data):
                 return None
-            byte = self._buffer[at + index]
+            byte = self._data[at + index]
             length |= (byte & 0x7F) << (7 * index)
             if byte < 0x80:
                 # Only MQTT 5 demands the shortest form; small 3.1.1 stacks reserve four bytes and fill them later.
@@ -116,11 +131,51 @@ class PacketParser:
                 return length, at + index + 1
         raise ProtocolViolation(Fault.BAD_LENGTH, "a remaining length of more than four bytes")
 
+    def _publish(self, flags: int, data: bytes | bytearray, at: int, end: int) -> Publish:
+        """The one decoder on the hot path, hence without a reader for its usual fields: the body is data[at:end]."""
+        qos = flags >> 1 & 3
+        if qos == 3 or (flags > 7 and not qos):
+            raise ProtocolViolation(Fault.BAD_QOS, f"PUBLISH with flags 0x{flags:x}")
+        if end - at < 2:
+            raise ProtocolViolation(Fault.TRUNCATED, "PUBLISH without a topic")
+        begin = at + 2
+        at = begin + (data[at] << 8 | data[at + 1])
+        if at > end:
+            raise ProtocolViolation(Fault.TRUNCATED, f"topic of {at - begin} bytes, {end - begin} left")
+        raw = data[begin:at]
+        known = raw == self._topic_bytes and self._topic != ""
+        topic = self._topic if known else _read_topic(bytes(raw))
+        packet_id = None
+        if qos:
+            if at + 2 > end:
+                raise ProtocolViolation(Fault.TRUNCATED, "PUBLISH without its packet identifier")
+            packet_id = data[at] << 8 | data[at + 1]
+            if not packet_id:
+                raise ProtocolViolation(Fault.PACKET_ID_ZERO, "PUBLISH with packet identifier 0")
+            at += 2
+        properties = NO_PROPERTIES
+        if self.version is Version.V5:
+            if at < end and not data[at]:
+                at += 1
+            else:
+                properties, at = _publish_properties(data, at, end)
+        if not known:
+            _check_topic(topic)
+            if len(topic) <= _KEPT_TOPIC:
+                self._topic, self._topic_bytes = topic, bytes(raw)
+        return Publish(
+            topic=topic,
+            payload=bytes(data[at:end]),
+            qos=qos,
+            dup=flags > 7,
+            retain=flags & 1 == 1,
+            packet_id=packet_id,
+            properties=properties,
+        )
+
     def _decode(self, first: int, body: bytes) -> Packet:
         v5 = self.version is Version.V5
         kind = first >> 4
-        if kind == _PUBLISH:
-            return _read_publish(first & 0x0F, body, v5)
         reader = FieldReader(body)
         packet: Packet
         if kind == _CONNECT:
@@ -128,6 +183,8 @@ class PacketParser:
             self.version = packet.version
         elif kind == _PUBACK:
             packet = _read_puback(reader, v5)
+        elif kind == _PUBREL:
+            packet = _read_pubrel(reader, v5)
         elif kind == _SUBSCRIBE:
             packet = _read_subscribe(reader, v5)
         elif kind == _UNSUBSCRIBE:
@@ -140,43 +197,21 @@ class PacketParser:
         return packet
 
 
-def _read_publish(flags: int, body: bytes, v5: bool) -> Publish:
-    """The one decoder on the hot path, hence without a reader for its two usual fields."""
-    qos = flags >> 1 & 3
-    dup = flags > 7
-    if qos == 3 or (dup and not qos):
-        raise ProtocolViolation(Fault.BAD_QOS, f"PUBLISH with flags 0x{flags:x}")
-    if len(body) < 2:
-        raise ProtocolViolation(Fault.TRUNCATED, "PUBLISH without a topic")
-    at = 2 + (body[0] << 8 | body[1])
-    if at > len(body):
-        raise ProtocolViolation(Fault.TRUNCATED, f"topic of {at - 2} bytes in a packet of {len(body)}")
-    topic = _read_topic(body[2:at])
-    packet_id = None
-    if qos:
-        packet_id = int.from_bytes(body[at : at + 2], "big")
-        at += 2
-        if at > len(body):
-            raise ProtocolViolation(Fault.TRUNCATED, "PUBLISH without its packet identifier")
-        if not packet_id:
-            raise ProtocolViolation(Fault.PACKET_ID_ZERO, "PUBLISH with packet identifier 0")
-    properties = NO_PROPERTIES
-    if v5:
-        reader = FieldReader(body, at)
-        properties = read_properties(reader, Place.PUBLISH)
-        at = reader.position
-        if Property.TOPIC_ALIAS in properties:
-            raise ProtocolViolation(Fault.TOPIC_ALIAS, "a topic alias, but none was offered in CONNACK")
-    _check_topic(topic)
-    return Publish(
-        topic=topic,
-        payload=body[at:],
-        qos=qos,
-        dup=dup,
-        retain=bool(flags & 1),
-        packet_id=packet_id,
-        properties=properties,
-    )
+def _publish_properties(data: bytes | bytearray, at: int, end: int) -> tuple[Properties, int]:
+    """Properties of a PUBLISH, and where they end."""
+    reader = FieldReader(bytes(data[at:end]))
+    properties = read_properties(reader, Place.PUBLISH)
+    if Property.TOPIC_ALIAS in properties:
+        raise ProtocolViolation(Fault.TOPIC_ALIAS, "a topic alias, but none was offered in CONNACK")
+    _check_response_topic(properties)
+    return properties, at + reader.position
+
+
+def _check_response_topic(properties: Properties) -> None:
+    answer = properties.get(Property.RESPONSE_TOPIC)
+    if isinstance(answer, str) and ("+" in answer or "#" in answer):
+        # MQTT-3.3.2-14 of MQTT 5.0.
+        raise ProtocolViolation(Fault.BAD_PROPERTY, "a response topic with a wildcard")
 
 
 def _read_topic(raw: bytes) -> str:
@@ -229,30 +264,42 @@ def _check_connect_flags(flags: int, version: Version) -> None:
 
 
 def _read_will(reader: FieldReader, flags: int, version: Version) -> Will:
-    if version is Version.V5:
-        read_properties(reader, Place.WILL)
+    properties = read_properties(reader, Place.WILL) if version is Version.V5 else NO_PROPERTIES
+    _check_response_topic(properties)
     topic = reader.text()
     _check_topic(topic)
-    return Will(topic=topic, payload=reader.binary(), qos=flags >> 3 & 3, retain=bool(flags & 0x20))
+    return Will(
+        topic=topic,
+        payload=reader.binary(),
+        qos=flags >> 3 & 3,
+        retain=bool(flags & 0x20),
+        delay=number_of(properties, Property.WILL_DELAY) or 0,
+    )
 
 
 def _read_puback(reader: FieldReader, v5: bool) -> Puback:
     packet_id = reader.packet_id()
-    return Puback(packet_id=packet_id, reason=_read_reason(reader, Place.PUBACK) if v5 else 0)
+    return Puback(packet_id=packet_id, reason=_read_reason(reader, Place.PUBACK)[0] if v5 else 0)
+
+
+def _read_pubrel(reader: FieldReader, v5: bool) -> Pubrel:
+    packet_id = reader.packet_id()
+    return Pubrel(packet_id=packet_id, reason=_read_reason(reader, Place.PUBREL)[0] if v5 else 0)
 
 
 def _read_disconnect(reader: FieldReader, v5: bool) -> Disconnect:
-    return Disconnect(reason=_read_reason(reader, Place.DISCONNECT) if v5 else 0)
+    if not v5:
+        return Disconnect()
+    reason, properties = _read_reason(reader, Place.DISCONNECT)
+    return Disconnect(reason=reason, session_expiry=number_of(properties, Property.SESSION_EXPIRY))
 
 
-def _read_reason(reader: FieldReader, place: Place) -> int:
+def _read_reason(reader: FieldReader, place: Place) -> tuple[int, Properties]:
     """Reason code and properties of MQTT 5, both of which may be left out (MQTT 5.0 section 3.4.2.1)."""
     if not reader.remaining:
-        return 0
+        return 0, NO_PROPERTIES
     reason = reader.integer(1)
-    if reader.remaining:
-        read_properties(reader, place)
-    return reason
+    return reason, read_properties(reader, place) if reader.remaining else NO_PROPERTIES
 
 
 def _read_subscribe(reader: FieldReader, v5: bool) -> Subscribe:
@@ -266,6 +313,9 @@ def _read_subscribe(reader: FieldReader, v5: bool) -> Subscribe:
             raise ProtocolViolation(Fault.RESERVED_BITS, f"subscription options 0x{options:02x}")
         if options & 3 == 3 or options >> 4 & 3 == 3:
             raise ProtocolViolation(Fault.BAD_QOS, f"subscription options 0x{options:02x}")
+        if options & 4 and wanted.startswith("$share/"):
+            # MQTT-3.8.3-4 of MQTT 5.0.
+            raise ProtocolViolation(Fault.BAD_FILTER, "a shared subscription with No Local")
         filters.append((wanted, options & 3))
         _check_number(filters)
     if not filters:

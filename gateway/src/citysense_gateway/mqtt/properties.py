@@ -5,7 +5,7 @@ Owns the table and both directions of it. Gives no property a meaning: that is t
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from enum import Enum, IntEnum
 from typing import NamedTuple
 
@@ -60,6 +60,7 @@ class Place(Enum):
     CONNACK = "CONNACK"
     PUBLISH = "PUBLISH"
     PUBACK = "PUBACK"
+    PUBREL = "PUBREL"
     SUBSCRIBE = "SUBSCRIBE"
     SUBACK = "SUBACK"
     UNSUBSCRIBE = "UNSUBSCRIBE"
@@ -89,6 +90,8 @@ _MAX_PROPERTIES = 64
 
 Value = int | str | bytes
 Properties = Mapping[Property, Value]
+Pairs = Sequence[tuple[str, str]]
+"""User properties, name and value."""
 NO_PROPERTIES: Properties = {}
 
 
@@ -118,7 +121,7 @@ _TABLE: dict[Property, _Row] = {
     Property.RESPONSE_INFORMATION: _row(_Type.TEXT, Place.CONNACK),
     Property.SERVER_REFERENCE: _row(_Type.TEXT, Place.CONNACK, Place.DISCONNECT),
     Property.REASON_STRING: _row(
-        _Type.TEXT, Place.CONNACK, Place.PUBACK, Place.SUBACK, Place.UNSUBACK, Place.DISCONNECT
+        _Type.TEXT, Place.CONNACK, Place.PUBACK, Place.PUBREL, Place.SUBACK, Place.UNSUBACK, Place.DISCONNECT
     ),
     Property.RECEIVE_MAXIMUM: _row(_Type.U16, *_BOTH_CONNECTS, low=1),
     Property.TOPIC_ALIAS_MAXIMUM: _row(_Type.U16, *_BOTH_CONNECTS),
@@ -181,8 +184,14 @@ def read_properties(reader: FieldReader, place: Place) -> Properties:
     return found
 
 
-def encode_properties(properties: Properties) -> bytes:
-    """A property set with its length in front, in the order of the mapping; user properties are not written."""
+def number_of(properties: Properties, name: Property) -> int | None:
+    """The value of a property that is a number; None where it is left out."""
+    value = properties.get(name)
+    return value if isinstance(value, int) else None
+
+
+def encode_properties(properties: Properties, pairs: Pairs = ()) -> bytes:
+    """A property set with its length in front, in the order of the mapping; `pairs` are its user properties."""
     out = bytearray()
     for name, value in properties.items():
         out.append(name)
@@ -195,4 +204,7 @@ def encode_properties(properties: Properties) -> bytes:
             out += encode_varint(value)
         else:
             out += value.to_bytes(int(kind.value), "big")
+    for name_of_pair, value_of_pair in pairs:
+        out.append(Property.USER_PROPERTY)
+        out += encode_text(name_of_pair) + encode_text(value_of_pair)
     return encode_varint(len(out)) + bytes(out)
