@@ -7,6 +7,7 @@ import json
 import socket
 import struct
 from collections.abc import AsyncIterator, Callable
+from random import Random
 
 import aiocoap
 import pytest
@@ -15,7 +16,7 @@ from aiocoap import Message
 
 from citysense.clock import SystemClock
 from citysense_gateway.coap.door import CoapDoor, delivery_key
-from citysense_gateway.frame import Frame, Identity, Kind, Reason, Transport, Verdict
+from citysense_gateway.frame import Done, Frame, Identity, Kind, Reason, Transport, Verdict
 
 STORED = Verdict(kind=Kind.STORED)
 PAYLOAD = json.dumps({"boot": 3, "seq": 41, "v": {"water.level": 12.3}}).encode()
@@ -45,6 +46,11 @@ class Sink:
         self.refused.append((frame, reason))
         return Verdict(kind=Kind.REJECTED, reason=reason, detail=detail)
 
+    def deliver(self, frame: Frame, done: Done, *, reason: Reason | None = None, detail: str = "") -> None:
+        steps = self.accept(frame) if reason is None else self.refuse(frame, reason, detail)
+        task = asyncio.get_running_loop().create_task(steps)
+        task.add_done_callback(lambda task: done(task.result()))
+
 
 @pytest.fixture
 def sink() -> Sink:
@@ -53,7 +59,13 @@ def sink() -> Sink:
 
 @pytest_asyncio.fixture
 async def door(sink: Sink) -> AsyncIterator[CoapDoor]:
-    door = CoapDoor(sink=sink, known=lambda device: device.startswith("gauge"), clock=SystemClock(), max_payload=4096)
+    door = CoapDoor(
+        sink=sink,
+        known=lambda device: device.startswith("gauge"),
+        clock=SystemClock(),
+        random=Random(7),
+        max_payload=4096,
+    )
     await door.start("127.0.0.1", 0)
     yield door
     await door.stop()
@@ -73,10 +85,12 @@ async def ask(
     payload: bytes = PAYLOAD,
     content: int | None = 50,
     code: int = aiocoap.POST,
+    echo: bytes | None = None,
 ) -> Message:
     request = Message(code=code, uri=f"coap://127.0.0.1:{door.port}{path}", payload=payload)
     if content is not None:
         request.opt.content_format = content
+    request.opt.echo = echo
     return await asyncio.wait_for(client.request(request).response, 20)
 
 
@@ -129,7 +143,11 @@ async def test_replies_of_the_table(client: aiocoap.Context, door: CoapDoor, sin
 
 
 async def test_discovery(client: aiocoap.Context, door: CoapDoor) -> None:
-    response = await ask(client, door, "/.well-known/core", b"", None, aiocoap.GET)
+    challenge = await ask(client, door, "/.well-known/core", b"", None, aiocoap.GET)
+    # 22 bytes must not draw a page: the address shows first that it is where it says.
+    assert (dotted(challenge), len(challenge.opt.echo), challenge.payload) == ("4.01", 8, b"")
+    assert door.counters.challenged == 1
+    response = await ask(client, door, "/.well-known/core", b"", None, aiocoap.GET, echo=challenge.opt.echo)
     assert (dotted(response), int(response.opt.content_format)) == ("2.05", 40)
     assert door.counters.refused == 0
     assert response.payload.startswith(b"</v1>;")

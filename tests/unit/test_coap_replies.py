@@ -10,6 +10,7 @@ from citysense_gateway.coap.replies import (
     MAX_TEXT,
     RETRY_AFTER,
     Code,
+    MailTarget,
     Reply,
     Request,
     Target,
@@ -30,9 +31,11 @@ def asked(
     options: tuple[int, ...] = (11,),
     accept: int | None = None,
 ) -> Target | Reply:
-    return target_of(
+    target = target_of(
         Request(method=method, path=path, content=content, options=frozenset(options), accept=accept),
     )
+    assert not isinstance(target, MailTarget)
+    return target
 
 
 def code(answer: Target | Reply) -> Code:
@@ -95,8 +98,9 @@ def test_discovery_lists_the_resource_and_its_formats() -> None:
     answer = asked(".well-known", "core", method=GET)
     assert isinstance(answer, Reply)
     assert (answer.code, answer.content) == (Code.CONTENT, 40)
-    assert answer.text.startswith("</v1>;")
-    assert "42 50 60 110 112" in answer.text
+    links = answer.payload.decode()
+    assert links.startswith("</v1>;")
+    assert "42 50 60 110 112" in links
     assert code(asked(".well-known", "core", method=POST)) is Code.METHOD_NOT_ALLOWED
     assert code(asked(".well-known", "core", method=GET, accept=50)) is Code.NOT_ACCEPTABLE
 

@@ -1,26 +1,36 @@
-"""The CoAP server: takes `POST /v1/{device}/{message}` and answers after the commit.
+"""The CoAP server: takes `POST /v1/{device}/{message}` and answers after the commit; hands out what waits for devices.
 
-Owns the way of one request: parse, assemble, hand to the pipeline, reply. It knows nothing of meaning; which reply
-fits is decided in `replies`. 2.04 leaves only after the sink has returned; the empty ACK that CoAP sends after 0.1 s
-promises nothing.
+Owns the way of one request: who sent it, what it is about, its frame, its reply. It knows nothing of meaning; which
+reply fits is decided in `replies`. 2.04 leaves only after the sink has told its verdict; the empty ACK that CoAP sends
+after 0.1 s promises nothing.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any
+import secrets
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, replace
+from random import Random, SystemRandom
 
-from aiocoap import Message, interfaces
+from aiocoap import Message
 
+from citysense import wire
 from citysense.clock import Clock
 from citysense_gateway.coap import replies
-from citysense_gateway.coap.replies import Code, Reply, Request, Target
-from citysense_gateway.coap.transport import DatagramCounters, ServingContext
+from citysense_gateway.coap.amplification import Addresses
+from citysense_gateway.coap.answers import Answers, Caller, block_of
+from citysense_gateway.coap.dtls import DtlsCounters, DtlsLayer
+from citysense_gateway.coap.exchanges import Exchanges, Request
+from citysense_gateway.coap.mail_service import MailService
+from citysense_gateway.coap.oscore import Challenge, Failure, Opened, OscoreContexts, Refused
+from citysense_gateway.coap.oscore_store import OscoreStore
+from citysense_gateway.coap.replies import Code, MailTarget, Reply, Target
+from citysense_gateway.coap.transport import DatagramCounters, UdpSocket, open_socket
 from citysense_gateway.coap.uploads import Block, Refusal, Uploads
-from citysense_gateway.frame import Frame, FrameSink, Identity, Reason, Transport, Verdict
+from citysense_gateway.frame import Frame, FrameSink, Identity, Kind, Reason, Transport, Verdict
+from citysense_gateway.mail import MailSource
 
 _LOG = logging.getLogger(__name__)
 _MAX_IN_FLIGHT = 1024
@@ -31,28 +41,65 @@ _DELIVERY_MARK = b"\x02"
 """First byte of the delivery keys of CoAP, so that they never equal another door's."""
 _EXCHANGE_LIFETIME = 247_000
 """Milliseconds (RFC 7252) within which a sender may not use a message id again."""
+_CHANCE = SystemRandom()
+"""Message ids and pauses that a stranger cannot foresee."""
+_MAX_PROTECTED = 4_096
+"""Bytes of a protected datagram. What is inside can be counted only by reading it; larger bodies come in blocks."""
+_PROTECTED = "oscore"
+"""The channel of a frame that nobody could open: its path is inside."""
+_FAILURE_CODE = {
+    Failure.MALFORMED: Code.BAD_OPTION,
+    Failure.UNKNOWN: Code.UNAUTHORIZED,
+    Failure.REPLAY: Code.UNAUTHORIZED,
+    Failure.FORGED: Code.BAD_REQUEST,
+}
+"""RFC 8613 section 8.2."""
 
 
 @dataclass(slots=True, kw_only=True)
 class CoapCounters:
-    """Totals since start, except `in_flight` and `uploads`, which are now."""
+    """Totals since start, except `in_flight`, `uploads`, `observers`, `sessions` and `handshakes`, which are now."""
 
     requests: int = 0
     busy: int = 0
     """Refused with 5.03 because too much was under way."""
     refused: int = 0
     """Answered with an error before there was a frame: path, method, option, format, or a block out of place."""
+    unproven: int = 0
+    """Without the credential that the device has, or with another device's."""
+    replays: int = 0
+    """Protected requests that had come before."""
+    challenged: int = 0
+    """Asked for an Echo: an address that has to show itself, or a device after a restart."""
     in_flight: int = 0
     uploads: int = 0
     malformed: int = 0
     repeats: int = 0
     unsent: int = 0
+    observers: int = 0
+    notified: int = 0
+    sessions: int = 0
+    handshakes: int = 0
+    failed_handshakes: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CoapKeys:
+    """The devices' credentials for CoAP, asked live: keys of DTLS by device, OSCORE of all devices."""
+
+    psk: Callable[[str], bytes | None]
+    oscore: Callable[[], Mapping[str, wire.Oscore]]
+
+
+_NO_KEYS = CoapKeys(psk=lambda device: None, oscore=dict)
 
 
 class CoapDoor:
     """Serves devices over CoAP on UDP. `known` says whether a device id is assigned to this gateway.
 
-    `max_payload` in bytes; it bounds a body however it comes, in one datagram or in blocks.
+    `store` keeps what OSCORE needs; without it no protected request is opened. With `asserted`, devices that have no
+    credential for CoAP are believed (loopback, --insecure); else each request needs one. `max_payload` in bytes; it
+    bounds a body however it comes, in one datagram or in blocks.
     """
 
     def __init__(
@@ -61,137 +108,318 @@ class CoapDoor:
         sink: FrameSink,
         known: Callable[[str], bool],
         clock: Clock,
+        random: Random = _CHANCE,
+        keys: CoapKeys = _NO_KEYS,
+        store: OscoreStore | None = None,
+        mail: MailSource | None = None,
+        asserted: bool = True,
+        random_bytes: Callable[[int], bytes] = secrets.token_bytes,
         max_payload: int = 65536,
         max_in_flight: int = _MAX_IN_FLIGHT,
     ) -> None:
         self._sink = sink
         self._known = known
         self._clock = clock
+        self._psk = keys.psk
+        self._asserted = asserted
         self._max_payload = max_payload
         self._max_in_flight = max_in_flight
         self._uploads = Uploads(max_payload=max_payload)
-        self._context: ServingContext | None = None
+        self._datagrams = DatagramCounters()
+        self._exchanges = Exchanges(serve=self._serve, clock=clock, random=random, counters=self._datagrams)
+        self._answers = Answers(Addresses(secret=random_bytes(32), clock=clock))
+        self._contexts = OscoreContexts(keys=keys.oscore, store=store, random_bytes=random_bytes) if store else None
+        self._dtls = DtlsLayer(psk=keys.psk, arrived=self._exchanges.received, clock=clock)
+        self._mail = MailService(mail, self._exchanges, self._answers, clock=clock, random=random) if mail else None
+        self._sockets: list[UdpSocket] = []
+        self._ports: dict[str, int] = {}
+        self._contexts_open = False
         self._closing = False
-        self._under_way: set[asyncio.Task[Verdict]] = set()
-        self._requests = 0
-        self._busy = 0
-        self._refused = 0
+        self._in_flight = 0
+        self._idle = asyncio.Event()
+        self._count = CoapCounters()
+
+    # -- opening and closing ------------------------------------------------------------------------------------------
 
     @property
     def port(self) -> int:
-        """The port it listens on."""
-        if self._context is None:
+        """The port of plain CoAP and OSCORE."""
+        return self._port("coap")
+
+    @property
+    def dtls_port(self) -> int:
+        """The port of CoAP over DTLS."""
+        return self._port("coaps")
+
+    def _port(self, scheme: str) -> int:
+        if scheme not in self._ports:
             raise RuntimeError("the CoAP door is not open: call start() first")
-        return self._context.port
+        return self._ports[scheme]
 
     @property
     def counters(self) -> CoapCounters:
         """What was counted so far."""
-        datagrams = self._context.counters if self._context is not None else DatagramCounters()
-        return CoapCounters(
-            requests=self._requests,
-            busy=self._busy,
-            refused=self._refused,
-            in_flight=len(self._under_way),
+        dtls: DtlsCounters = self._dtls.counters
+        return replace(
+            self._count,
+            in_flight=self._in_flight,
             uploads=len(self._uploads),
-            malformed=datagrams.malformed,
-            repeats=datagrams.repeats,
-            unsent=datagrams.unsent,
+            malformed=self._datagrams.malformed,
+            repeats=self._datagrams.repeats,
+            unsent=self._datagrams.unsent,
+            challenged=self._count.challenged + self._answers.challenged,
+            observers=len(self._mail.observers) if self._mail is not None else 0,
+            notified=self._mail.observers.notified if self._mail is not None else 0,
+            sessions=dtls.sessions,
+            handshakes=dtls.handshakes,
+            failed_handshakes=dtls.failed,
         )
 
-    async def start(self, host: str, port: int) -> None:
-        """Listen; port 0 takes a free one. OSError comes through as it is: whoever configured the address words it."""
-        context = ServingContext(_Site(self._answer), self._clock)
-        await context.bind(host, port)
+    async def start(self, host: str, port: int, *, dtls_port: int | None = None) -> None:
+        """Listen; port 0 takes a free one; no DTLS without its port.
+
+        OSError comes through as it is: whoever configured the address words it. Raises SetupError where DTLS is asked
+        for and its library is missing, StorageError where OSCORE's table cannot be used.
+        """
+        if dtls_port is not None:
+            self._dtls.start()
+        if self._contexts is not None and not self._contexts_open:
+            await self._contexts.start()
+            self._contexts_open = True
         self._closing = False
-        self._context = context
+        self._exchanges.open()
+        await self._listen("coap", host, port, self._exchanges.received)
+        if dtls_port is not None:
+            await self._listen("coaps", host, dtls_port, self._dtls.received)
+
+    async def _listen(self, scheme: str, host: str, port: int, arrived: Callable[..., None]) -> None:
+        opened, self._ports[scheme] = await open_socket(host, port, arrived, self._datagrams)
+        self._sockets.append(opened)
 
     async def stop(self) -> None:
-        """Take nothing new, wait a little for verdicts under way and answer them, then close the socket."""
-        context = self._context
-        if context is None:
-            return
+        """Take nothing new, wait a little for verdicts under way and answer them, then close the sockets."""
         self._closing = True
-        if self._under_way:
-            _, late = await asyncio.wait(self._under_way, timeout=_STOP_GRACE)
-            for task in late:
-                task.cancel()
-            # Their replies are written by tasks of the library, which run after ours have ended.
-            await asyncio.sleep(0)
-            await asyncio.sleep(0)
-        self._context = None
-        await context.shutdown()
+        if self._in_flight:
+            self._idle.clear()
+            try:
+                await asyncio.wait_for(self._idle.wait(), _STOP_GRACE)
+            except TimeoutError:
+                _LOG.warning("%d CoAP frames came to no verdict before the stop", self._in_flight)
+        if self._mail is not None:
+            await self._mail.stop()
+        for opened in self._sockets:
+            await opened.close()
+        self._sockets.clear()
+        self._ports.clear()
+        self._exchanges.close()
+        self._dtls.close()
+        if self._contexts is not None and self._contexts_open:
+            self._contexts_open = False
+            await self._contexts.stop()
 
-    async def _answer(self, message: Message) -> tuple[Reply, Block | None]:
-        """The reply to one request, and the block it acknowledges."""
-        self._requests += 1
-        block = _block_of(message)
+    def devices_changed(self, cut: Iterable[str]) -> None:
+        """There is a new roster. What devices in `cut` opened ends now: their rights are gone."""
+        if self._contexts is not None and self._contexts_open:
+            self._contexts.refresh()
+        for device in cut:
+            self._dtls.drop(device)
+            if self._mail is not None:
+                self._mail.forget(device)
+
+    # -- who it is ----------------------------------------------------------------------------------------------------
+
+    def _serve(self, exchange: Request) -> None:
+        self._count.requests += 1
+        message = exchange.message
+        if message.opt.oscore is not None:
+            self._open(exchange)
+        else:
+            self._take(Caller(exchange=exchange, message=message, device=exchange.peer.device))
+
+    def _open(self, exchange: Request) -> None:
+        """Serve what a protected request holds."""
+        if exchange.size > _MAX_PROTECTED:
+            self._count.refused += 1
+            caller = Caller(exchange=exchange, message=exchange.message, device=None)
+            self._answers.respond(caller, replies.too_large(exchange.size, _MAX_PROTECTED))
+            return
+        if self._contexts is None or exchange.message.opt.block1 is not None:
+            outcome: Opened | Challenge | Refused = Refused(
+                failure=Failure.UNKNOWN if self._contexts is None else Failure.MALFORMED
+            )
+        else:
+            outcome = self._contexts.open(exchange.message)
+        if isinstance(outcome, Opened):
+            self._take(
+                Caller(exchange=exchange, message=outcome.message, device=outcome.device, sealing=outcome.sealing)
+            )
+        elif isinstance(outcome, Challenge):
+            self._count.challenged += 1
+            exchange.reply(outcome.response)
+        else:
+            self._not_opened(exchange, outcome)
+
+    def _not_opened(self, exchange: Request, why: Refused) -> None:
+        caller = Caller(exchange=exchange, message=exchange.message, device=None)
+        reply = Reply(code=_FAILURE_CODE[why.failure], text=why.failure.value, max_age=0)
+        if why.failure is Failure.REPLAY:
+            self._count.replays += 1
+        if why.failure in (Failure.REPLAY, Failure.MALFORMED):
+            self._answers.respond(caller, reply)
+            return
+        self._count.unproven += 1
+        if self._crowded(caller):
+            return
+        frame = self._frame(caller, None, exchange.message.payload, device=why.device)
+        self._hand_in(
+            frame,
+            lambda verdict: self._answers.respond(caller, reply),
+            reason=Reason.BAD_CREDENTIAL,
+            detail=f"OSCORE: {why.failure.value.lower()}",
+        )
+
+    def _trespass(self, caller: Caller, device: str) -> tuple[Reason, str] | None:
+        """Why the caller may not act as `device`; None where it may."""
+        if caller.device is not None:
+            if caller.device == device:
+                return None
+            return Reason.FOREIGN_TOPIC, f"the path is {device}'s, the credential {caller.device}'s"
+        if self._psk(device) is not None or (self._contexts is not None and self._contexts.has(device)):
+            return Reason.BAD_CREDENTIAL, "the device has a credential for CoAP; this request does not carry it"
+        if not self._asserted:
+            return Reason.BAD_CREDENTIAL, "plain CoAP is not served here; use OSCORE or DTLS"
+        return None
+
+    # -- what it wants ------------------------------------------------------------------------------------------------
+
+    def _take(self, caller: Caller) -> None:
+        """Serve one request whose sender is settled."""
+        message = caller.message
+        self._answers.note_echo(caller)
         target = replies.target_of(_request_of(message))
         if isinstance(target, Reply):
             if target.code >= Code.BAD_REQUEST:
-                self._refused += 1
-            return target, block
-        if self._closing or len(self._under_way) >= self._max_in_flight:
-            self._busy += 1
-            return replies.unavailable("busy; send it again"), block
-        announced = message.opt.size1 or 0
-        size = max(announced, len(message.payload))
-        if size > self._max_payload:
-            return await self._refuse_size(message, target, size), block
-        if block is None:
-            return await self._deliver(message, target, message.payload), None
-        if block.more and not self._known(target.device):
-            # A stranger's blocks are not kept: the pipeline sees the first one and says that it knows nobody.
-            return await self._deliver(message, target, message.payload), block
-        return await self._add_block(message, target, block), block
+                self._count.refused += 1
+            self._answers.respond(caller, target, block1=block_of(message.opt.block1))
+        elif self._crowded(caller):
+            pass
+        elif isinstance(target, MailTarget):
+            self._take_mail(caller, target)
+        else:
+            self._take_frame(caller, target)
 
-    async def _add_block(self, message: Message, target: Target, block: Block) -> Reply:
-        key = (message.remote.hostinfo, target, message.opt.request_tag)
+    def _crowded(self, caller: Caller) -> bool:
+        if not self._closing and self._in_flight < self._max_in_flight:
+            return False
+        self._count.busy += 1
+        self._answers.respond(
+            caller, replies.unavailable("busy; send it again"), block1=block_of(caller.message.opt.block1)
+        )
+        return True
+
+    def _take_mail(self, caller: Caller, target: MailTarget) -> None:
+        trespass = self._trespass(caller, target.device)
+        if trespass is not None:
+            self._count.unproven += 1
+            self._answers.respond(caller, Reply(code=Code.UNAUTHORIZED, text=trespass[1]))
+        elif not self._known(target.device):
+            self._answers.respond(caller, Reply(code=Code.UNAUTHORIZED, text="unknown device"))
+        elif self._mail is None:
+            self._answers.respond(caller, Reply(code=Code.NOT_FOUND, text="this gateway has no mailbox"))
+        else:
+            self._mail.serve(caller, target)
+
+    def _take_frame(self, caller: Caller, target: Target) -> None:
+        message = caller.message
+        block = block_of(message.opt.block1)
+        trespass = self._trespass(caller, target.device)
+        if trespass is not None:
+            self._count.unproven += 1
+            reason, detail = trespass
+            # The frame is the sender's, where the channel proves one: nobody's account is charged by a stranger's claim.
+            frame = self._frame(caller, target, message.payload, device=caller.device or target.device)
+            self._hand_in(frame, lambda v: self._answer(caller, target, v, block), reason=reason, detail=detail)
+            return
+        size = max(message.opt.size1 or 0, len(message.payload))
+        if size > self._max_payload:
+            self._refuse_size(caller, target, size, block)
+        elif block is None:
+            self._deliver(caller, target, message.payload, None)
+        elif block.more and not self._known(target.device):
+            # A stranger's blocks are not kept: the pipeline sees the first one and says that it knows nobody.
+            self._deliver(caller, target, message.payload, block)
+        else:
+            self._add_block(caller, target, block)
+
+    def _add_block(self, caller: Caller, target: Target, block: Block) -> None:
+        message = caller.message
+        key = (caller.source, target, message.opt.request_tag)
         body = self._uploads.add(key, block, message.payload, self._clock.monotonic())
         if body is None:
-            return Reply(code=Code.CONTINUE)
-        if not isinstance(body, Refusal):
-            return await self._deliver(message, target, body)
-        if body is Refusal.TOO_LARGE:
-            return await self._refuse_size(message, target, block.start + len(message.payload))
-        if body is Refusal.FULL:
-            self._busy += 1
-            return replies.unavailable(body.value)
-        self._refused += 1
-        return Reply(code=Code.INCOMPLETE if body is Refusal.GAP else Code.BAD_REQUEST, text=body.value)
+            self._answers.respond(caller, Reply(code=Code.CONTINUE), block1=block)
+        elif not isinstance(body, Refusal):
+            self._deliver(caller, target, body, block)
+        elif body is Refusal.TOO_LARGE:
+            self._refuse_size(caller, target, block.start + len(message.payload), block)
+        elif body is Refusal.FULL:
+            self._count.busy += 1
+            self._answers.respond(caller, replies.unavailable(body.value), block1=block)
+        else:
+            self._count.refused += 1
+            code = Code.INCOMPLETE if body is Refusal.GAP else Code.BAD_REQUEST
+            self._answers.respond(caller, Reply(code=code, text=body.value), block1=block)
 
-    async def _deliver(self, message: Message, target: Target, payload: bytes) -> Reply:
-        frame = self._frame(message, target, payload)
-        task = asyncio.create_task(self._sink.accept(frame), name=f"frame of {target.device}")
-        self._under_way.add(task)
-        task.add_done_callback(self._ended)
-        # Shielded: a device that loses interest in the reply must not tear its frame out of the pipeline.
-        return replies.reply_to(await asyncio.shield(task))
-
-    def _ended(self, task: asyncio.Task[Verdict]) -> None:
-        self._under_way.discard(task)
-        if not task.cancelled() and task.exception() is not None:
-            _LOG.error("a frame came to no verdict", exc_info=task.exception())
-
-    async def _refuse_size(self, message: Message, target: Target, size: int) -> Reply:
+    def _refuse_size(self, caller: Caller, target: Target, size: int, block: Block | None) -> None:
         reply = replies.too_large(size, self._max_payload)
-        await self._sink.refuse(self._frame(message, target, message.payload), Reason.TOO_LARGE, reply.text)
-        return reply
+        frame = self._frame(caller, target, caller.message.payload)
+        self._hand_in(
+            frame,
+            lambda verdict: self._answers.respond(caller, reply, block1=block),
+            reason=Reason.TOO_LARGE,
+            detail=reply.text,
+        )
 
-    def _frame(self, message: Message, target: Target, payload: bytes) -> Frame:
+    def _deliver(self, caller: Caller, target: Target, payload: bytes, block: Block | None) -> None:
+        frame = self._frame(caller, target, payload)
+        self._hand_in(frame, lambda verdict: self._answer(caller, target, verdict, block))
+
+    def _hand_in(
+        self, frame: Frame, told: Callable[[Verdict], None], *, reason: Reason | None = None, detail: str = ""
+    ) -> None:
+        self._in_flight += 1
+
+        def done(verdict: Verdict) -> None:
+            self._in_flight -= 1
+            told(verdict)
+            if self._in_flight == 0:
+                self._idle.set()
+
+        self._sink.deliver(frame, done, reason=reason, detail=detail)
+
+    def _answer(self, caller: Caller, target: Target, verdict: Verdict, block: Block | None) -> None:
+        """Answer after the commit, with the device's next message where it asked for it, or right before that message."""
+        reply = replies.reply_to(verdict)
+        if verdict.kind not in (Kind.STORED, Kind.DUPLICATE):
+            self._answers.respond(caller, reply, block1=block)
+        elif self._mail is not None and not self._closing:
+            self._mail.answer(caller, target, block)
+        else:
+            self._answers.respond(caller, reply, block1=block)
+
+    def _frame(self, caller: Caller, target: Target | None, payload: bytes, *, device: str | None = None) -> Frame:
         received_at = self._clock.now_ms()
-        source: str = message.remote.hostinfo
+        outer = caller.exchange.message
         return Frame(
             transport=Transport.COAP,
-            channel=target.channel,
-            device=target.device,
-            identity=Identity.ASSERTED,
-            source=source,
+            channel=_PROTECTED if target is None else target.channel,
+            device=device or (None if target is None else target.device),
+            identity=Identity.ASSERTED if caller.device is None else Identity.CREDENTIAL,
+            source=caller.source,
             received_at=received_at,
             payload=payload,
-            message=target.message,
-            content=target.content,
-            delivery=delivery_key(source, message.mid, message.token, received_at),
+            message=None if target is None else target.message,
+            content=None if target is None else target.content,
+            delivery=delivery_key(caller.source, outer.mid, outer.token, received_at),
         )
 
 
@@ -206,46 +434,13 @@ def delivery_key(source: str, message_id: int, token: bytes, received_at: int) -
     return _DELIVERY_MARK + source.encode() + b"\0" + place + token
 
 
-def _request_of(message: Message) -> Request:
+def _request_of(message: Message) -> replies.Request:
     content, accept = message.opt.content_format, message.opt.accept
-    return Request(
+    return replies.Request(
         method=int(message.code),
         path=message.opt.uri_path,
+        query=message.opt.uri_query,
         options=frozenset(int(option.number) for option in message.opt.option_list()),
         content=None if content is None else int(content),
         accept=None if accept is None else int(accept),
     )
-
-
-def _block_of(message: Message) -> Block | None:
-    block = message.opt.block1
-    if block is None:
-        return None
-    return Block(number=block.block_number, more=block.more, exponent=block.size_exponent)
-
-
-class _Site(interfaces.Resource):  # type: ignore[misc]
-    """Everything under the root, as the library wants it."""
-
-    def __init__(self, answer: Callable[[Message], Any]) -> None:
-        super().__init__()
-        self._answer = answer
-
-    async def needs_blockwise_assembly(self, request: Message) -> bool:
-        return False
-
-    async def render(self, request: Message) -> Message:
-        reply, block = await self._answer(request)
-        response = Message(code=int(reply.code), payload=reply.text.encode("utf-8", "replace"))
-        response.opt.max_age = reply.max_age
-        response.opt.size1 = reply.limit
-        if reply.content is not None:
-            response.opt.content_format = reply.content
-        if block is not None:
-            # What is acknowledged; "more" only says that the body goes on.
-            response.opt.block1 = (block.number, reply.code is Code.CONTINUE, min(block.exponent, 6))
-        response.opt.no_response = request.opt.no_response
-        return response
-
-    async def render_to_pipe(self, pipe: Any) -> None:
-        pipe.add_response(await self.render(pipe.request), is_last=True)

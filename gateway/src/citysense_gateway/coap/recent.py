@@ -16,7 +16,7 @@ from dataclasses import dataclass
 @dataclass(slots=True)
 class _Seen:
     since: float
-    digest: bytes
+    digest: Hashable
     token: bytes
     reply: bytes = b""
 
@@ -40,7 +40,7 @@ class RecentRequests:
     def __len__(self) -> int:
         return len(self._seen)
 
-    def admit(self, key: Hashable, digest: bytes, token: bytes, now: float) -> bytes | Superseded | None:
+    def admit(self, key: Hashable, digest: Hashable, token: bytes, now: float) -> bytes | Superseded | None:
         """The reply to repeat, empty where none was given yet; anything else: the request is new and remembered.
 
         `digest` stands for everything the request says, `token` included. A known key with another digest is

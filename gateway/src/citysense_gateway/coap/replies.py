@@ -27,8 +27,13 @@ _DISCOVERY = (".well-known", "core")
 _LINKS = (
     '</v1>;rt="citysense.up";title="POST /v1/{device}/{message}"'
     f';ct="{" ".join(str(number) for number in CONTENT_FORMATS)}"'
+    ',</v1>;rt="citysense.down";obs;title="GET /v1/{device}/down"'
 )
-_GET, _POST = 1, 2
+_GET, _POST, _DELETE = 1, 2, 4
+DOWN = "down"
+"""The path segment of a device's mailbox."""
+WITH_MAIL = "mail"
+"""The query by which a device asks for its next message in the reply to its frame."""
 _PROXY_OPTIONS = frozenset({35, 39})
 _KNOWN_CRITICAL = frozenset({3, 7, 11, 15, 17, 23, 27})
 """Uri-Host, Uri-Port, Uri-Path, Uri-Query, Accept, Block2, Block1."""
@@ -37,6 +42,8 @@ _KNOWN_CRITICAL = frozenset({3, 7, 11, 15, 17, 23, 27})
 class Code(IntEnum):
     """The reply codes in use; 0x44 reads 2.04."""
 
+    DELETED = 0x42
+    VALID = 0x43
     CHANGED = 0x44
     CONTENT = 0x45
     CONTINUE = 0x5F
@@ -55,13 +62,23 @@ class Code(IntEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Reply:
-    """One answer. `max_age` in seconds; `limit` is the Size1 option: the largest body we take, in bytes."""
+    """One answer. `max_age` in seconds; `limit` is the Size1 option: the largest body we take, in bytes.
+
+    `payload` is what a device asked for, `text` what a person may read; never both. `location` and `query` name the
+    message that came along (`mail_resource`), `observe` is set in replies to a registration.
+    """
 
     code: Code
     text: str = ""
+    payload: bytes = b""
     max_age: int | None = None
     content: int | None = None
     limit: int | None = None
+    etag: bytes | None = None
+    location: tuple[str, ...] = ()
+    query: tuple[str, ...] = ()
+    observe: int | None = None
+    echo: bytes | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,6 +87,7 @@ class Request:
 
     method: int
     path: tuple[str, ...]
+    query: tuple[str, ...] = ()
     options: frozenset[int] = frozenset()
     content: int | None = None
     accept: int | None = None
@@ -82,6 +100,8 @@ class Target:
     device: str
     message: str
     content: int
+    with_mail: bool = False
+    """The reply may carry the device's next message."""
 
     @property
     def channel(self) -> str:
@@ -89,8 +109,16 @@ class Target:
         return f"/v1/{self.device}/{self.message}"
 
 
-def target_of(request: Request) -> Target | Reply:
-    """Where the request's payload belongs, or the reply that ends it here."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MailTarget:
+    """A request about a device's mailbox: for the next message, or to confirm the one that `confirmed` names."""
+
+    device: str
+    confirmed: str | None = None
+
+
+def target_of(request: Request) -> Target | MailTarget | Reply:
+    """What the request is about, or the reply that ends it here."""
     if request.options & _PROXY_OPTIONS:
         return Reply(code=Code.NO_PROXY, text="this is no proxy; address the gateway itself")
     unknown = sorted(number for number in request.options if number & 1 and number not in _KNOWN_CRITICAL)
@@ -98,11 +126,13 @@ def target_of(request: Request) -> Target | Reply:
         return Reply(code=Code.BAD_OPTION, text=f"critical option {unknown[0]} is not understood here")
     if request.path == _DISCOVERY:
         return _discovery(request)
-    if len(request.path) != 3 or request.path[0] != "v1":
+    if len(request.path) not in (3, 4) or request.path[0] != "v1":
         return Reply(code=Code.NOT_FOUND, text="no such path; use /v1/{device}/{message}")
-    _, device, message = request.path
+    device, message = request.path[1:3]
     if not _ID.fullmatch(device):
         return Reply(code=Code.NOT_FOUND, text="device: not 1 to 64 of letters, digits, _ and -")
+    if len(request.path) == 4 or (message == DOWN and request.method == _GET):
+        return _mail_target(request, device)
     if not _MESSAGE.fullmatch(message):
         return Reply(code=Code.NOT_FOUND, text="message: not 1 to 64 of letters, digits, _ . and -")
     if request.method != _POST:
@@ -111,7 +141,19 @@ def target_of(request: Request) -> Target | Reply:
     if content not in CONTENT_FORMATS:
         known = ", ".join(str(number) for number in CONTENT_FORMATS)
         return Reply(code=Code.UNSUPPORTED_FORMAT, text=f"content format {content} is not taken; known: {known}")
-    return Target(device=device, message=message, content=content)
+    return Target(device=device, message=message, content=content, with_mail=WITH_MAIL in request.query)
+
+
+def _mail_target(request: Request, device: str) -> MailTarget | Reply:
+    if request.path[2] != DOWN:
+        return Reply(code=Code.NOT_FOUND, text="no such path; use /v1/{device}/{message}")
+    if len(request.path) == 3:
+        return MailTarget(device=device)
+    if request.method != _DELETE:
+        return Reply(code=Code.METHOD_NOT_ALLOWED, text="only DELETE is served here")
+    if not _ID.fullmatch(request.path[3]):
+        return Reply(code=Code.NOT_FOUND, text="no such message waits")
+    return MailTarget(device=device, confirmed=request.path[3])
 
 
 def _discovery(request: Request) -> Reply:
@@ -119,7 +161,7 @@ def _discovery(request: Request) -> Reply:
         return Reply(code=Code.METHOD_NOT_ALLOWED, text="only GET is served here")
     if request.accept not in (None, LINK_FORMAT):
         return Reply(code=Code.NOT_ACCEPTABLE, text=f"only content format {LINK_FORMAT} is served here")
-    return Reply(code=Code.CONTENT, text=_LINKS, content=LINK_FORMAT)
+    return Reply(code=Code.CONTENT, payload=_LINKS.encode(), content=LINK_FORMAT)
 
 
 _CODE_OF: dict[Reason, tuple[Code, str]] = {

@@ -1,16 +1,8 @@
-"""The CoAP library's plumbing: sockets, message ids, and a guard around what it cannot parse.
+"""UDP sockets of the CoAP doors: datagrams in with the peer they came from, datagrams out to that peer.
 
-Knows aiocoap 0.4 from inside (the version is pinned) and is the only place that does; what a request means is decided
-elsewhere. A context that only serves: it never sends a request.
-
-One address gets a plain asyncio datagram socket; any-address (0.0.0.0, ::) gets the library's udp6, because only that
-answers from the address that was asked. Measured on 2 shared cores, Python 3.11, loopback, 20 client sockets with 4
-requests each under way, 20,000 requests, two runs, a sink that answers at once:
-
-    here, one address            11,200-11,600 req/s   p99 13 ms       30 MB
-    here, any-address (udp6)      6,700-7,500 req/s    p99 21-24 ms    33 MB
-    library's simplesocketserver  9,300 req/s          p99 101-106 ms  70 MB
-    library's udp6                6,400-6,600 req/s    p99 75-122 ms   73 MB
+Knows the library's udp6 socket from inside (aiocoap 0.4, the version is pinned) and is the only place that does. One
+address gets a plain asyncio datagram socket; any-address (0.0.0.0, ::) gets the library's udp6, because only that
+answers from the address that was asked.
 
 The library's sockets are also opened with SO_REUSEPORT: a second gateway on the same port would silently get half of
 the datagrams. Ours is exclusive, and refuses to start.
@@ -19,31 +11,21 @@ the datagrams. Ours is exclusive, and refuses to start.
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import ipaddress
 import logging
 import socket
-from collections import namedtuple
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any, Protocol, cast
 
-from aiocoap import Message, error, interfaces
-from aiocoap.message import Direction
-from aiocoap.messagemanager import MessageManager
-from aiocoap.numbers.codes import EMPTY
-from aiocoap.numbers.types import ACK, CON
-from aiocoap.protocol import Context
-from aiocoap.tokenmanager import TokenManager
-from aiocoap.transports.generic_udp import GenericMessageInterface
-from aiocoap.transports.udp6 import MessageInterfaceUDP6
+from aiocoap.transports.udp6 import MessageInterfaceUDP6, UDP6EndpointAddress
 from aiocoap.util import hostportjoin
-
-from citysense.clock import Clock
-from citysense_gateway.coap.recent import RecentRequests, Superseded
 
 _RECEIVE_BUFFER = 4 * 1024 * 1024
 """Asked of the system, which may give less: the default of 208 kB holds a burst of about 200 datagrams."""
 _LIBRARY_LOG = "citysense_gateway.coap.library"
+_PEERS = 10_000
+"""Peers whose names are kept ready; making one costs a few microseconds."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -57,96 +39,66 @@ class DatagramCounters:
     """Replies dropped because the system took no more datagrams; the device repeats its request."""
 
 
-class _Messages(MessageManager):  # type: ignore[misc]
-    """The library's message layer with a bounded memory of what was answered."""
-
-    def __init__(self, token_manager: TokenManager, clock: Clock, counters: DatagramCounters) -> None:
-        super().__init__(token_manager)
-        self._clock = clock
-        self._counters = counters
-        self._recent = RecentRequests()
-
-    def _deduplicate_message(self, message: Message) -> bool:
-        key = (message.remote, message.mid)
-        known = self._recent.admit(key, content_digest(message), message.token, self._clock.monotonic())
-        if known is None:
-            return False
-        if isinstance(known, Superseded):
-            self._withhold_ack(message, known.token)
-            return False
-        self._counters.repeats += 1
-        if message.mtype is CON and known:
-            again = Message.decode(known, message.remote.as_response_address())
-            again.direction = Direction.OUTGOING
-            self._send_via_transport(again)
-        return True
-
-    def _withhold_ack(self, message: Message, older_token: bytes) -> None:
-        """An older request under the same message id may be under way still: its reply gets an id of its own.
-
-        As an ACK it would acknowledge the new request, to a device that looks at the message id only.
-        """
-        place = (message.remote, older_token)
-        waiting = self._piggyback_opportunities.get(place)
-        if waiting is not None and waiting[0] == message.mid:
-            del self._piggyback_opportunities[place]
-            waiting[1].cancel()
-
-    def _store_response_for_duplicates(self, message: Message) -> None:
-        # Only an ACK carries the request's message id; a separate response's id is our own and may collide with one.
-        if message.mtype is not ACK:
-            return
-        key = (message.remote, message.mid)
-        if message.code is EMPTY:
-            self._recent.acknowledged(key, message.encode())
-        else:
-            self._recent.answered(key, message.token, message.encode())
-
-
-def content_digest(message: Message) -> bytes:
-    """Stands for what a request says: equal for a repeat, different for another request under the same message id."""
-    head = bytes((int(message.code), len(message.token))) + message.token
-    # The marker ends the options, as on the wire.
-    return hashlib.blake2b(head + message.opt.encode() + b"\xff" + message.payload, digest_size=16).digest()
-
-
-class _Peer(namedtuple("_Peer", ["transport", "address"]), interfaces.EndpointAddress):  # type: ignore[misc]
-    """The other end of a datagram, as the library wants it."""
-
-    scheme = "coap"
-    is_multicast = False
-    is_multicast_locally = False
-    maximum_block_size_exp = 6
+class Peer(Protocol):
+    """The other end of datagrams, and the way back to it."""
 
     @property
-    def hostinfo(self) -> str:
-        return str(hostportjoin(self.address[0], self.address[1]))
+    def key(self) -> Hashable:
+        """Equal for datagrams of one peer: one address, or one DTLS session."""
+        ...
 
     @property
-    def hostinfo_local(self) -> str:
-        return str(hostportjoin(*self.transport.get_extra_info("sockname")[:2]))
+    def name(self) -> str:
+        """`host:port` for a person and for a frame's source; CoAP's own port is left out by some sockets."""
+        ...
 
     @property
-    def uri_base(self) -> str:
-        return f"coap://{self.hostinfo}"
+    def device(self) -> str | None:
+        """The device that the channel proved to speak for; None on plain UDP."""
+        ...
 
-    @property
-    def uri_base_local(self) -> str:
-        return f"coap://{self.hostinfo_local}"
-
-    @property
-    def blockwise_key(self) -> Any:
-        return self.address
+    def send(self, data: bytes) -> None:
+        """Put one datagram on its way. Never raises for what the network does."""
+        ...
 
 
-class _UnicastInterface(GenericMessageInterface, asyncio.DatagramProtocol):  # type: ignore[misc]
+Arrived = Callable[[bytes, Peer], None]
+"""Told each datagram. Must not raise."""
+
+
+class UdpSocket(Protocol):
+    """A bound socket."""
+
+    async def close(self) -> None:
+        """Stop receiving, and close it."""
+        ...
+
+
+class _Peer:
+    """An address behind a socket on one address."""
+
+    __slots__ = ("_socket", "address", "key", "name")
+    device = None
+
+    def __init__(self, owner: _UnicastSocket, address: Any) -> None:
+        self._socket = owner
+        self.address = address
+        self.key: Hashable = address
+        self.name = str(hostportjoin(address[0], address[1]))
+
+    def send(self, data: bytes) -> None:
+        self._socket.send(data, self.address)
+
+
+class _UnicastSocket(asyncio.DatagramProtocol):
     """One socket on one address."""
 
-    def __init__(self, messages: MessageManager, log: logging.Logger, counters: DatagramCounters) -> None:
-        super().__init__(messages, log, asyncio.get_running_loop())
+    def __init__(self, arrived: Arrived, counters: DatagramCounters) -> None:
+        self._arrived: Arrived | None = arrived
         self._counters = counters
         self._transport: asyncio.DatagramTransport | None = None
         self._paused = False
+        self._peers: dict[Any, _Peer] = {}
         self._closed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -168,90 +120,98 @@ class _UnicastInterface(GenericMessageInterface, asyncio.DatagramProtocol):  # t
         self._counters.unsent += 1
 
     def datagram_received(self, data: bytes, addr: Any) -> None:
-        if self._mman is None:
+        if self._arrived is None:
             return
-        try:
-            message = Message.decode(data, remote=_Peer(self._transport, addr))
-        except (error.UnparsableMessage, ValueError):
-            # ValueError: text options that are not UTF-8, which the library lets through.
-            self._counters.malformed += 1
-            return
-        if not well_formed(message):
-            self._counters.malformed += 1
-            return
-        self._mman.dispatch_message(message)
+        peer = self._peers.get(addr)
+        if peer is None:
+            if len(self._peers) >= _PEERS:
+                self._peers.clear()
+            peer = self._peers[addr] = _Peer(self, addr)
+        self._arrived(data, peer)
 
-    def send(self, message: Message) -> None:
+    def send(self, data: bytes, address: Any) -> None:
         if self._transport is None or self._paused or self._transport.is_closing():
             self._counters.unsent += 1
             return
-        self._transport.sendto(message.encode(), message.remote.address)
+        self._transport.sendto(data, address)
 
-    async def recognize_remote(self, remote: Any) -> bool:
-        return isinstance(remote, _Peer) and remote.transport is self._transport
-
-    async def shutdown(self) -> None:
-        self._mman = None
+    async def close(self) -> None:
+        self._arrived = None
         if self._transport is not None:
             self._transport.abort()
             await self._closed
 
 
-class _AnyAddressInterface(MessageInterfaceUDP6):  # type: ignore[misc]
-    """The library's udp6 socket, with the same guard."""
+class _AnyPeer:
+    """An address behind an any-address socket, with the local address that it asked."""
 
+    __slots__ = ("_socket", "key", "name", "remote")
+    device = None
+
+    def __init__(self, owner: _AnyAddressSocket, remote: UDP6EndpointAddress) -> None:
+        self._socket = owner
+        self.remote = remote
+        self.key: Hashable = remote.sockaddr
+        self.name = str(remote.hostinfo)
+
+    def send(self, data: bytes) -> None:
+        self._socket.send_to(data, self.remote)
+
+
+class _AnyAddressSocket(MessageInterfaceUDP6):  # type: ignore[misc]
+    """The library's udp6 socket, below its message layer."""
+
+    arrived: Arrived | None = None
     counters: DatagramCounters
 
     def datagram_msg_received(self, data: bytes, ancdata: Any, flags: int, address: Any) -> None:
-        try:
-            parsable = well_formed(Message.decode(data))
-        except (error.UnparsableMessage, ValueError):
-            parsable = False
-        if parsable:
-            super().datagram_msg_received(data, ancdata, flags, address)
-        else:
-            self.counters.malformed += 1
+        asked = [value for level, kind, value in ancdata if (level, kind) == (socket.IPPROTO_IPV6, socket.IPV6_PKTINFO)]
+        remote = UDP6EndpointAddress(address, self, pktinfo=asked[0] if asked else None)
+        if self.arrived is not None:
+            self.arrived(data, _AnyPeer(self, remote))
+
+    def send_to(self, data: bytes, remote: UDP6EndpointAddress) -> None:
+        asked = [] if remote.pktinfo is None else [(socket.IPPROTO_IPV6, socket.IPV6_PKTINFO, remote.pktinfo)]
+        if self.arrived is None:
+            self.counters.unsent += 1
+            return
+        self.transport.sendmsg(data, asked, 0, remote.sockaddr)
+
+    def error_received(self, exc: Exception) -> None:
+        self.counters.unsent += 1
+
+    def datagram_errqueue_received(self, data: bytes, ancdata: Any, flags: int, address: Any) -> None:
+        # An ICMP error. It proves nothing, so nothing but the counter hears of it.
+        self.counters.unsent += 1
+
+    async def close(self) -> None:
+        self.arrived = None
+        await self.shutdown()
 
 
-def well_formed(message: Message) -> bool:
-    """Whether a parsed message may go on: token lengths 9 to 15 are a format error that the library overlooks."""
-    return len(message.token) <= 8
+async def open_socket(host: str, port: int, arrived: Arrived, counters: DatagramCounters) -> tuple[UdpSocket, int]:
+    """A socket on one address or any, and its port; port 0 takes a free one. OSError comes through as it is."""
+    bound = await _bound_socket(host, port)
+    own_port = int(bound.getsockname()[1])
+    try:
+        return await _served(bound, arrived, counters), own_port
+    except BaseException:
+        bound.close()
+        raise
 
 
-class ServingContext(Context):  # type: ignore[misc]
-    """A library context around one bound socket, serving `site`."""
-
-    def __init__(self, site: interfaces.Resource, clock: Clock) -> None:
-        super().__init__(loop=asyncio.get_running_loop(), serversite=site, loggername=_LIBRARY_LOG)
+async def _served(bound: socket.socket, arrived: Arrived, counters: DatagramCounters) -> UdpSocket:
+    loop = asyncio.get_running_loop()
+    if is_any_address(bound.getsockname()[0]):
+        log = logging.getLogger(_LIBRARY_LOG)
         # The library warns about datagrams, one line each: a stranger could fill a disk. They are counted instead.
-        self.log.setLevel(logging.ERROR)
-        self.counters = DatagramCounters()
-        self.port = 0
-        self._clock = clock
-
-    async def bind(self, host: str, port: int) -> None:
-        """Bind one address or any; port 0 takes a free one. OSError comes through as it is."""
-        tokens = TokenManager(self)
-        messages = _Messages(tokens, self._clock, self.counters)
-        bound = await _bound_socket(host, port)
-        self.port = bound.getsockname()[1]
-        try:
-            messages.message_interface = await self._interface(messages, bound)
-        except BaseException:
-            bound.close()
-            raise
-        tokens.token_interface = messages
-        self.request_interfaces.append(tokens)
-
-    async def _interface(self, messages: MessageManager, bound: socket.socket) -> Any:
-        if is_any_address(bound.getsockname()[0]):
-            interface = await _AnyAddressInterface._create_transport_endpoint(bound, messages, self.log, self.loop)
-            interface.counters = self.counters
-            return interface
-        _, interface = await self.loop.create_datagram_endpoint(
-            lambda: _UnicastInterface(messages, self.log, self.counters), sock=bound
-        )
-        return interface
+        log.setLevel(logging.ERROR)
+        any_socket = await _AnyAddressSocket._create_transport_endpoint(bound, None, log, loop)
+        any_socket.counters = counters
+        any_socket.arrived = arrived
+        return cast(UdpSocket, any_socket)
+    _, unicast = await loop.create_datagram_endpoint(lambda: _UnicastSocket(arrived, counters), sock=bound)
+    return unicast
 
 
 def is_any_address(address: str) -> bool:
