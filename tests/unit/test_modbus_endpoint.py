@@ -35,6 +35,21 @@ def test_the_forms(text: str, line: Line, unit: int) -> None:
 
 
 @pytest.mark.parametrize(
+    ("text", "timeout"),
+    [
+        ("modbus+tcp://10.0.0.7/1?timeout=2", 2.0),
+        ("modbus+rtu-tcp://10.0.0.8:4001/7?timeout=0.3", 0.3),
+        ("modbus+rtu:///dev/ttyUSB0?baud=9600&unit=1&timeout=1.5", 1.5),
+        ("modbus+rtu:///dev/ttyUSB0?baud=9600&unit=1", None),
+    ],
+)
+def test_a_unit_may_have_a_timeout_of_its_own_on_a_line_that_it_shares(text: str, timeout: float | None) -> None:
+    endpoint = parse_endpoint(text)
+    assert endpoint.timeout == timeout
+    assert endpoint.line == parse_endpoint(text.replace("&timeout=1.5", "").split("?timeout")[0]).line
+
+
+@pytest.mark.parametrize(
     ("text", "part"),
     [
         ("", "form"),
@@ -45,7 +60,13 @@ def test_the_forms(text: str, line: Line, unit: int) -> None:
         ("modbus+tcp://10.0.0.7:5\n02/1", "form"),
         ("modbus+tcp://[fd00::7:502/1", "form"),
         ("modbus+tcp://10.0.0.7:502/1#x", "form"),
-        ("modbus+tcp://10.0.0.7:502/1?baud=9600", "form"),
+        ("modbus+tcp://10.0.0.7:502/1?baud=9600", "baud"),
+        ("modbus+tcp://10.0.0.7:502/1?", "form"),
+        ("modbus+tcp://10.0.0.7:502/1?timeout=", "timeout"),
+        ("modbus+tcp://10.0.0.7:502/1?timeout=0.01", "timeout"),
+        ("modbus+tcp://10.0.0.7:502/1?timeout=31", "timeout"),
+        ("modbus+tcp://10.0.0.7:502/1?timeout=1e1", "timeout"),
+        ("modbus+tcp://10.0.0.7:502/1?timeout=1&timeout=2", "form"),
         ("modbus+tcp:///1", "host"),
         ("modbus+tcp://:502/1", "host"),
         ("modbus+tcp://user:secret@10.0.0.7:502/1", "host"),
@@ -64,6 +85,8 @@ def test_the_forms(text: str, line: Line, unit: int) -> None:
         ("modbus+rtu://dev/ttyUSB0?baud=9600&unit=1", "host"),
         ("modbus+rtu:?baud=9600&unit=1", "path"),
         ("modbus+rtu:///?baud=9600&unit=1", "path"),
+        ("modbus+rtu:///etc/passwd?baud=9600&unit=1", "path"),
+        ("modbus+rtu:///dev/../etc/passwd?baud=9600&unit=1", "path"),
         ("modbus+rtu:///dev/ttyUSB0?unit=1", "baud"),
         ("modbus+rtu:///dev/ttyUSB0?baud=fast&unit=1", "baud"),
         ("modbus+rtu:///dev/ttyUSB0?baud=1&unit=1", "baud"),

@@ -1,33 +1,37 @@
 """One connection to one Modbus line: a request, its reply or the reason why not.
 
-Owns the socket, through pymodbus 3.16 (pinned), and the rule that keeps values at their registers: whatever goes wrong
-in an exchange ends the connection. Measured with that version: over RTU framing, which has no transaction id, a
-connection that was kept after one timeout gave every later read the value of the read before it; over TCP framing, a
-truncated reply and some garbage made all later reads fail. One caller at a time; decides nothing about when.
+Owns the client of pymodbus 3.16 (pinned) and the rule that keeps values at their registers: whatever goes wrong in an
+exchange ends the connection. Measured with that version: over RTU framing, which has no transaction id, a connection that
+was kept after one timeout gave every later read the value of the read before it; over TCP framing, a truncated reply and
+some garbage made all later reads fail. One caller at a time; decides nothing about when.
 """
 
 from __future__ import annotations
 
 import asyncio
-import logging
+import ssl
 import struct
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
+from typing import Any
 
-from pymodbus import FramerType
-from pymodbus.client import AsyncModbusTcpClient
+from pymodbus.client.base import ModbusBaseClient
 from pymodbus.exceptions import ModbusException
 from pymodbus.pdu import ModbusPDU
 
-from citysense_gateway.modbus.endpoint import Line, Link
-from citysense_profiles import Read
+from citysense_gateway.modbus.endpoint import Line
+from citysense_gateway.modbus.links import is_rtu, new_client
+from citysense_gateway.modbus.resync import Request, data_bytes, function_of
+from citysense_gateway.modbus.rtu import Found, Wanted, describe, sift
+from citysense_profiles import Read, Write
 
-REPLY_TIMEOUT = 1.0
-"""Seconds for a connection to open and for a reply to come."""
-LATE_REPLY = 3.0
-"""Seconds after which no reply to an earlier request is expected any more: three reply timeouts, a choice.
-
-On RTU over TCP nothing in a late reply tells it from the one that is awaited."""
-_FUNCTION = {"coil": 1, "discrete": 2, "holding": 3, "input": 4}
+CONNECT_TIMEOUT = 3.0
+"""Seconds for a connection to open, TLS included. A converter in the same city needs some milliseconds."""
+_SPOILT_SILENCE = 0.25
+"""Share of the timeout after which bytes that are as many as the reply, and are none, count as the reply, spoilt: on a line
+where somebody spoke into it, no other one follows."""
+_BITS_A_BYTE = 11
+"""Start, 8 data, parity or second stop, stop: Modbus over serial line 1.02, section 2.5.1."""
 _EXCEPTIONS = {
     1: "illegal function",
     2: "illegal address",
@@ -42,38 +46,101 @@ _EXCEPTIONS = {
 
 
 class ExchangeFailed(Exception):
-    """No reply that can be trusted; the connection is closed. The text says why."""
+    """No reply that can be trusted; the connection is closed. The text says why.
+
+    `damaged`: a reply did come, and was spoilt on the way.
+    """
+
+    def __init__(self, text: str, *, damaged: bool = False) -> None:
+        super().__init__(text)
+        self.damaged = damaged
 
 
-class ReadRefused(Exception):
-    """The device answered that it does not serve this read; the connection is good. `code` is Modbus's own."""
+class LineDown(Exception):
+    """The line takes no connection. The text says why."""
+
+
+class Refused(Exception):
+    """The device answered that it does not serve this request; the connection is good. `code` is Modbus's own."""
 
     def __init__(self, code: int) -> None:
         super().__init__(f"exception {code} ({_EXCEPTIONS.get(code, 'not in the standard')})")
         self.code = code
 
 
-class Connection:
-    """Opens itself when it is needed. `late_reply` only matters on RTU over TCP."""
+class _Damaged(ModbusException):
+    """Tells the waiting exchange that no better reply will come."""
 
-    def __init__(self, line: Line, *, reply_timeout: float = REPLY_TIMEOUT, late_reply: float = LATE_REPLY) -> None:
+
+class Connection:
+    """`on_stray` is told bytes that came while nothing was asked. `tls` is there where the line needs it."""
+
+    def __init__(
+        self,
+        line: Line,
+        *,
+        tls: ssl.SSLContext | None = None,
+        connect_timeout: float = CONNECT_TIMEOUT,
+        on_stray: Callable[[bytes], None] | None = None,
+    ) -> None:
         self._line = line
-        self._reply_timeout = reply_timeout
-        self._late_reply = late_reply
-        self._client: AsyncModbusTcpClient | None = None
+        self._tls = tls
+        self._connect_timeout = connect_timeout
+        self._on_stray = on_stray
+        self._rtu = is_rtu(line)
+        self._client: ModbusBaseClient | None = None
         self._awaiting = False
         self._transaction = 0
+        self._heard = b""
+        self._wanted: Wanted | None = None
+        self._spoilt: asyncio.TimerHandle | None = None
+        self._patience = 0.0
+        self._echoing = False
+        """Whether the line gives back what is sent; the last read told."""
 
-    async def read(self, unit: int, read: Read) -> tuple[int, ...]:
-        """The words (bits as 0 and 1) of one read, in order of their addresses.
+    @property
+    def is_open(self) -> bool:
+        """Whether requests can go out."""
+        return self._client is not None and self._client.connected
 
-        Raises ExchangeFailed and ReadRefused. Cancelling it closes the connection.
+    async def open(self) -> None:
+        """Connect, if not connected. Raises LineDown. What comes in from then on and was not asked for is dropped."""
+        if self.is_open:
+            return
+        self.close()
+        client = new_client(self._line, tls=self._tls, trace_packet=self._note, trace_connect=self._link_changed)
+        reasons: list[Exception] = []
+        client.ctx.call_create = _telling(client.ctx.call_create, reasons)
+        self._client = client
+        self._guard(client)
+        try:
+            async with asyncio.timeout(self._connect_timeout):
+                connected = await client.connect()
+        except TimeoutError as error:
+            self.close()
+            raise LineDown(f"{self._line} takes no connection within {self._connect_timeout:g} s") from error
+        except BaseException:
+            self.close()
+            raise
+        if not connected:
+            self.close()
+            raise LineDown(f"{self._line} takes no connection: {_cause(reasons)}")
+        client.ctx.next_tid = self._transaction
+
+    async def exchange(self, unit: int, request: Request, within: float) -> tuple[int, ...]:
+        """What a read brought: its words (bits as 0 and 1) in the order of their addresses. Nothing for a write, which
+        is confirmed when this returns.
+
+        `within` in seconds, from the request's last byte on. Raises ExchangeFailed and Refused. Cancelling it closes
+        the connection.
         """
         try:
-            client = await self._opened()
-            reply = await self._exchange(client, unit, read)
-            return _words(reply, unit, read)
-        except ReadRefused:
+            reply = await self._reply(unit, request, within)
+            if isinstance(request, Read):
+                return _words(reply, unit, request)
+            _check_confirmed(reply, unit, request)
+            return ()
+        except Refused:
             raise
         except BaseException:
             self.close()
@@ -84,108 +151,180 @@ class Connection:
         client, self._client = self._client, None
         if client is not None:
             # Carried on, so that a late reply of this connection never has the number of a request on the next one.
-            self._transaction = client.ctx.next_tid
+            self._transaction = client.ctx.next_tid or self._transaction
             client.close()
 
-    async def _opened(self) -> AsyncModbusTcpClient:
-        if self._client is not None and self._client.connected:
-            return self._client
-        self.close()
-        rtu = self._line.link is Link.RTU_TCP
-        client = AsyncModbusTcpClient(
-            self._line.host,
-            port=self._line.port,
-            framer=FramerType.RTU if rtu else FramerType.SOCKET,
-            reconnect_delay=0,
-            timeout=self._reply_timeout,
-            retries=0,
-            trace_connect=self._link_changed,
-        )
-        self._client = client
-        self._guard(client)
-        if not await client.connect():
-            raise ExchangeFailed(f"{self._line} takes no connection")
-        client.ctx.next_tid = self._transaction
-        if rtu:
-            # A serial server hands a slave's late reply to whoever is connected by then: let it come, and drop it.
-            await asyncio.sleep(self._late_reply)
-            if not client.connected:
-                raise ExchangeFailed(f"{self._line} hung up")
-        return client
-
-    async def _exchange(self, client: AsyncModbusTcpClient, unit: int, read: Read) -> ModbusPDU:
-        ask = _ask(client, read.table)
+    async def _reply(self, unit: int, request: Request, within: float) -> ModbusPDU:
+        client = self._client
+        if client is None or not client.connected:
+            raise ExchangeFailed(f"{self._line} hung up")
+        place = _place(request)
+        data = data_bytes(request) if isinstance(request, Read) else None
+        self._wanted = Wanted(unit=unit, function=function_of(request), request=b"", data=data)
+        self._heard = b""
+        self._patience = within * _SPOILT_SILENCE
         self._awaiting = True
         try:
-            return await ask(read.address, count=read.count, device_id=unit)
+            async with asyncio.timeout(within + self._wire_time(request)):
+                return await _ask(client, unit, request)
+        except TimeoutError as error:
+            told = describe(self._heard, self._wanted) if self._rtu and self._heard else ""
+            raise ExchangeFailed(f"{place}: {told or 'no reply'} within {within:g} s") from error
+        except _Damaged as error:
+            raise ExchangeFailed(f"{place}: {error.string}", damaged=self._rtu) from error
         except (ModbusException, OSError, ValueError) as error:
-            raise ExchangeFailed(f"{read.table} {read.address}: {_reason(error, self._reply_timeout)}") from error
+            raise ExchangeFailed(f"{place}: {str(error).removeprefix('Modbus Error: ')}") from error
         finally:
             self._awaiting = False
+            self._be_patient()
 
-    def _guard(self, client: AsyncModbusTcpClient) -> None:
+    def _wire_time(self, request: Request) -> float:
+        """Seconds that request and reply take on a serial port; unknown, and left to the timeout, behind a converter."""
+        if not self._line.baud:
+            return 0.0
+        data = data_bytes(request) if isinstance(request, Read) else 2 * len(request.words)
+        return (16 + data) * _BITS_A_BYTE / self._line.baud
+
+    def _note(self, sending: bool, data: bytes) -> bytes:
+        if sending and self._wanted is not None:
+            self._wanted = replace(self._wanted, request=data)
+        return data
+
+    def _guard(self, client: ModbusBaseClient) -> None:
         """Between the socket and the library's parser: what nobody asked for is dropped, what breaks it is a failure.
 
         Without it an undecodable reply would surface as an unhandled error of the event loop, and the request would
-        wait for its timeout.
+        wait for its timeout. On RTU lines the parser gets the reply and nothing else.
         """
         parse: Callable[..., int] = client.ctx.callback_data
 
-        def guarded(data: bytes, addr: tuple[str, int] | None = None) -> int:
+        def guarded(data: bytes, addr: Any = None) -> int:
             if not self._awaiting:
+                if self._on_stray is not None and self._rtu:
+                    self._on_stray(data)
                 return len(data)
             try:
-                return parse(data, addr)
+                return self._sifted(client, data, parse) if self._rtu else parse(data, addr)
             except (ModbusException, ValueError, IndexError, struct.error) as error:
-                self._fail(client, f"undecodable reply: {error}")
+                self._fail(client, ModbusException(f"undecodable reply: {error}"))
                 return len(data)
 
         client.ctx.callback_data = guarded  # type: ignore[method-assign]
 
+    def _sifted(self, client: ModbusBaseClient, data: bytes, parse: Callable[..., int]) -> int:
+        assert self._wanted is not None
+        self._heard = data
+        sifted = sift(data, self._wanted, echoing=self._echoing)
+        self._be_patient()
+        if sifted.found is Found.NOTHING:
+            if len(data) - len(self._wanted.request) * sifted.echoed >= self._wanted.length:
+                spoilt = _Damaged(describe(data, self._wanted))
+                self._spoilt = client.ctx.loop.call_later(self._patience, self._fail, client, spoilt)
+            return 0
+        if sifted.found is Found.DAMAGED:
+            self._fail(client, _Damaged("the reply is damaged: its check sum is wrong, or more follows it"))
+            return len(data)
+        if self._wanted.data is not None:
+            self._echoing = sifted.echoed
+        parse(sifted.frame, None)
+        return len(data)
+
+    def _be_patient(self) -> None:
+        if self._spoilt is not None:
+            self._spoilt.cancel()
+            self._spoilt = None
+
     def _link_changed(self, up: bool) -> None:
         if not up and self._awaiting and self._client is not None:
-            self._fail(self._client, "the peer hung up")
+            self._fail(self._client, ModbusException("the peer hung up"))
 
-    def _fail(self, client: AsyncModbusTcpClient, text: str) -> None:
+    def _fail(self, client: ModbusBaseClient, error: ModbusException) -> None:
         future = client.ctx.response_future
         if not future.done():
-            future.set_exception(ModbusException(text))
+            future.set_exception(error)
 
 
-def silence_library() -> None:
-    """Keep pymodbus from logging every failed request on its own: outages are logged once, by the poller."""
-    logging.getLogger("pymodbus.logging").setLevel(logging.CRITICAL)
+def _telling(create: Callable[[], Awaitable[Any]], reasons: list[Exception]) -> Callable[[], Any]:
+    """`create`, which also tells why it fails: the library only logs it."""
+
+    async def told() -> Any:
+        try:
+            return await create()
+        except OSError as error:
+            reasons.append(error)
+            raise
+        except ValueError as error:
+            # pyserial's word for settings that the port does not have.
+            reasons.append(error)
+            raise OSError(str(error)) from error
+
+    return told
 
 
-def _ask(client: AsyncModbusTcpClient, table: str) -> Callable[..., Awaitable[ModbusPDU]]:
-    return {
-        "coil": client.read_coils,
-        "discrete": client.read_discrete_inputs,
-        "holding": client.read_holding_registers,
-        "input": client.read_input_registers,
-    }[table]
+def _cause(reasons: list[Exception]) -> str:
+    if not reasons:
+        return "no reason given"
+    last = reasons[-1]
+    return (last.strerror if isinstance(last, OSError) else None) or str(last) or type(last).__name__
+
+
+def _ask(client: ModbusBaseClient, unit: int, request: Request) -> Awaitable[ModbusPDU]:
+    if isinstance(request, Read):
+        ask = {
+            "coil": client.read_coils,
+            "discrete": client.read_discrete_inputs,
+            "holding": client.read_holding_registers,
+            "input": client.read_input_registers,
+        }[request.table]
+        return ask(request.address, count=request.count, device_id=unit)
+    words = request.words
+    if request.function == 5:
+        return client.write_coil(request.address, bool(words[0]), device_id=unit)
+    if request.function == 6:
+        return client.write_register(request.address, words[0], device_id=unit)
+    if request.function == 15:
+        return client.write_coils(request.address, [bool(word) for word in words], device_id=unit)
+    return client.write_registers(request.address, list(words), device_id=unit)
+
+
+def _place(request: Request) -> str:
+    return f"{request.table} {request.address}"
+
+
+def _check_sender(reply: ModbusPDU, unit: int, request: Request) -> None:
+    """That the reply is to this request, which the library does not compare. Raises ExchangeFailed and Refused."""
+    function = function_of(request)
+    if unit and reply.dev_id != unit:
+        raise ExchangeFailed(f"{_place(request)}: unit {reply.dev_id} answered instead of {unit}")
+    if reply.function_code & 0x7F != function:
+        answered = reply.function_code & 0x7F
+        raise ExchangeFailed(f"{_place(request)}: the reply is to function {answered}, not {function}")
+    if reply.isError():
+        raise Refused(reply.exception_code)
 
 
 def _words(reply: ModbusPDU, unit: int, read: Read) -> tuple[int, ...]:
     """The reply's words if it is the answer to `read`: the library compares neither function nor count."""
-    function = _FUNCTION[read.table]
-    place = f"{read.table} {read.address}"
-    if unit and reply.dev_id != unit:
-        raise ExchangeFailed(f"{place}: unit {reply.dev_id} answered instead of {unit}")
-    if reply.function_code & 0x7F != function:
-        raise ExchangeFailed(f"{place}: the reply is to function {reply.function_code & 0x7F}, not {function}")
-    if reply.isError():
-        raise ReadRefused(reply.exception_code)
+    _check_sender(reply, unit, read)
     if read.table in ("coil", "discrete"):
         # Bits come in whole bytes.
         if len(reply.bits) != -(-read.count // 8) * 8:
-            raise ExchangeFailed(f"{place}: {len(reply.bits)} bits came, {read.count} were asked for")
+            raise ExchangeFailed(f"{_place(read)}: {len(reply.bits)} bits came, {read.count} were asked for")
         return tuple(int(bit) for bit in reply.bits[: read.count])
     if len(reply.registers) != read.count:
-        raise ExchangeFailed(f"{place}: {len(reply.registers)} registers came, {read.count} were asked for")
+        raise ExchangeFailed(f"{_place(read)}: {len(reply.registers)} registers came, {read.count} were asked for")
     return tuple(reply.registers)
 
 
-def _reason(error: Exception, timeout: float) -> str:
-    text = str(error).removeprefix("Modbus Error: ")
-    return f"no reply within {timeout:g} s" if "No response received" in text else text
+def _check_confirmed(reply: ModbusPDU, unit: int, write: Write) -> None:
+    """That the device repeats what was written (functions 5 and 6) or where and how much (15 and 16)."""
+    _check_sender(reply, unit, write)
+    said: list[int]
+    if write.function in (15, 16):
+        said, wrote = [reply.count], [len(write.words)]
+    elif write.function == 5:
+        said, wrote = [int(bit) for bit in reply.bits[:1]], [int(bool(write.words[0]))]
+    else:
+        said, wrote = list(reply.registers), list(write.words)
+    if reply.address != write.address or said != wrote:
+        raise ExchangeFailed(f"{_place(write)}: the device confirms another write ({reply.address}: {said})")

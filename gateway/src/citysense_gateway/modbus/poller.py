@@ -9,26 +9,35 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
+import ssl
 from collections.abc import Sequence
 
 from citysense.clock import Clock
 from citysense_gateway.frame import FrameSink
-from citysense_gateway.modbus.connection import LATE_REPLY, REPLY_TIMEOUT, Connection, silence_library
-from citysense_gateway.modbus.endpoint import Endpoint, EndpointError, Line, Link, parse_endpoint
-from citysense_gateway.modbus.line import LinePolling, ModbusCounters, PolledDevice
+from citysense_gateway.mail import MailSource
+from citysense_gateway.modbus.connection import CONNECT_TIMEOUT, Connection
+from citysense_gateway.modbus.endpoint import Endpoint, EndpointError, Line, parse_endpoint
+from citysense_gateway.modbus.errands import Mailing
+from citysense_gateway.modbus.in_flight import InFlight
+from citysense_gateway.modbus.line import LinePolling
+from citysense_gateway.modbus.links import ModbusTls, silence_library, tls_context
+from citysense_gateway.modbus.polled import ModbusCounters, PolledDevice, WritePlanner
 
 __all__ = ["ModbusCounters", "ModbusPoller", "PolledDevice"]
 
 _LOG = logging.getLogger(__name__)
-_SERVED = (Link.TCP, Link.RTU_TCP)
+REPLY_TIMEOUT = 0.75
+"""Seconds that a slave has for its reply where its endpoint says nothing else. As a rule they answer within 0.1 s. It is
+also the longest that one of them holds up its line: with 1 s, the other slaves' delays exceed 1 s at the 99th percentile."""
 _STOP_GRACE = 5.0
 """Seconds that stop() waits for frames being stored."""
 
 
 class ModbusPoller:
-    """Polls the devices it is set, from start() to stop().
+    """Polls the devices it is set, from start() to stop(), and hands them their mail.
 
-    `random` spreads the polls. `reply_timeout` and `late_reply` in seconds, see `connection`.
+    `random` spreads the polls. `mail` and `plan_writes` go together; without them nothing is written. `tls` is for
+    modbus+tls; the files are read by start(). Timeouts in seconds.
     """
 
     def __init__(
@@ -37,24 +46,34 @@ class ModbusPoller:
         sink: FrameSink,
         clock: Clock,
         random: random.Random,
+        mail: MailSource | None = None,
+        plan_writes: WritePlanner | None = None,
+        tls: ModbusTls | None = None,
         reply_timeout: float = REPLY_TIMEOUT,
-        late_reply: float = LATE_REPLY,
+        connect_timeout: float = CONNECT_TIMEOUT,
     ) -> None:
         self.counters = ModbusCounters()
         self._sink = sink
         self._clock = clock
         self._random = random
+        self._mailing = Mailing(source=mail, plan=plan_writes) if mail is not None and plan_writes is not None else None
+        self._tls = tls or ModbusTls()
+        self._context: ssl.SSLContext | None = None
         self._reply_timeout = reply_timeout
-        self._late_reply = late_reply
-        self._devices: dict[str, PolledDevice] = {}
+        self._connect_timeout = connect_timeout
+        self._polls: dict[tuple[str, str | None], PolledDevice] = {}
         self._unserved: dict[str, str] = {}
         self._lines: dict[Line, tuple[LinePolling, asyncio.Task[None]]] = {}
         self._ending: set[asyncio.Task[None]] = set()
+        self._in_flight = InFlight()
         self._broken: asyncio.Future[None] | None = None
 
     async def start(self) -> None:
-        """Begin to poll what was set, and what will be."""
+        """Begin to poll what was set, and what will be. Raises SetupError where a TLS file cannot be used."""
         silence_library()
+        self._context = tls_context(self._tls)
+        if self._mailing is not None:
+            self._mailing.source.listen(self._mail_came)
         self._broken = asyncio.get_running_loop().create_future()
         self._apply()
 
@@ -70,6 +89,7 @@ class ModbusPoller:
             for task in late:
                 task.cancel()
             await asyncio.gather(*late, return_exceptions=True)
+        await self._in_flight.settle(_STOP_GRACE)
         # One turn of the loop closes the sockets.
         await asyncio.sleep(0)
         if not broken.done():
@@ -85,15 +105,20 @@ class ModbusPoller:
 
     def set_devices(self, devices: Sequence[PolledDevice]) -> None:
         """Poll exactly these from now on: new ones start, missing ones stop, changed ones change, others go on."""
-        self._devices = {device.id: device for device in devices}
+        self._polls = {(device.id, device.message): device for device in devices}
         self._apply()
+
+    def _mail_came(self, device: str) -> None:
+        for polling, _ in self._lines.values():
+            if any(known == device for known, _ in polling.polls()):
+                polling.mail_for(device)
 
     def _apply(self) -> None:
         if self._broken is None:
             return
         wanted: dict[Line, list[tuple[PolledDevice, Endpoint]]] = {}
         unserved: dict[str, str] = {}
-        for device in self._devices.values():
+        for device in self._polls.values():
             endpoint = _served(device)
             if isinstance(endpoint, str):
                 unserved[device.id] = endpoint
@@ -104,11 +129,11 @@ class ModbusPoller:
             self._retire(line)
         for line, members in wanted.items():
             polling = self._polling(line)
-            for device_id in polling.ids() - {device.id for device, _ in members}:
-                polling.remove(device_id)
+            for key in polling.polls() - {(device.id, device.message) for device, _ in members}:
+                polling.remove(key)
             for device, endpoint in members:
-                polling.put(device, endpoint.unit)
-        self.counters.devices = len(self._devices)
+                polling.put(device, endpoint.unit, endpoint.timeout)
+        self.counters.devices = len({device_id for device_id, _ in self._polls})
         self.counters.unserved = len(unserved)
 
     def _tell_unserved(self, unserved: dict[str, str]) -> None:
@@ -121,14 +146,18 @@ class ModbusPoller:
         known = self._lines.get(line)
         if known is not None:
             return known[0]
-        connection = Connection(line, reply_timeout=self._reply_timeout, late_reply=self._late_reply)
         polling = LinePolling(
             line,
-            connection=connection,
+            connect=lambda stray: Connection(
+                line, tls=self._context, connect_timeout=self._connect_timeout, on_stray=stray
+            ),
             sink=self._sink,
+            mailing=self._mailing,
             clock=self._clock,
             chance=self._random,
             counters=self.counters,
+            in_flight=self._in_flight,
+            reply_timeout=self._reply_timeout,
         )
         task = asyncio.create_task(polling.run(), name=f"modbus line {line}")
         task.add_done_callback(self._ended)
@@ -157,11 +186,6 @@ def _served(device: PolledDevice) -> Endpoint | str:
         endpoint = parse_endpoint(device.endpoint)
     except EndpointError as error:
         return str(error)
-    if endpoint.line.link not in _SERVED:
-        return (
-            f"endpoint {device.endpoint!r}: {endpoint.line.link} is not yet served by this version; "
-            f"use {' or '.join(_SERVED)}"
-        )
     if not device.every > 0:
         return f"its period of {device.every:g} s is not above 0"
     if not device.plan:

@@ -15,6 +15,9 @@ _PRINTABLE = re.compile(r"[!-~]+")
 _HOST = re.compile(r"[A-Za-z0-9._:%-]+")
 _TTY = re.compile(r"/dev/[A-Za-z0-9_./:-]+")
 _LINE = {"baud": re.compile(r"[1-9][0-9]{2,6}"), "parity": re.compile(r"[NEO]"), "stop": re.compile(r"[12]")}
+_TIMEOUT = re.compile(r"timeout=([0-9]{1,2}(?:\.[0-9]{1,3})?)")
+SHORTEST_TIMEOUT, LONGEST_TIMEOUT = 0.05, 30.0
+"""Seconds that a unit may be given for a reply, as the gateway takes them."""
 UNITS_TCP = range(256)
 """255 is what many TCP devices call themselves; 0 is taken too."""
 UNITS_SERIAL = range(1, 248)
@@ -38,8 +41,13 @@ def endpoint_fault(endpoint: str) -> str | None:
 
 
 def _network_fault(parts: SplitResult, port: int | None) -> str | None:
-    if parts.username is not None or parts.query or parts.fragment:
+    if parts.username is not None or parts.fragment:
         return f"has more than host, port and unit; write {parts.scheme}://host:port/unit"
+    if parts.query and not _is_timeout(parts.query):
+        return (
+            f"has {parts.query!r} after the ?; only timeout={SHORTEST_TIMEOUT:g} to {LONGEST_TIMEOUT:g} (seconds) may"
+            " stand there"
+        )
     if not parts.hostname or not _HOST.fullmatch(parts.hostname):
         return "names no host"
     if not port:
@@ -59,10 +67,13 @@ def _serial_fault(parts: SplitResult) -> str | None:
     values = dict(pairs)
     if len(values) != len(pairs) or not _is_number_in(values.pop("unit", ""), UNITS_SERIAL):
         return "names no unit from 1 to 247; write ?baud=9600&parity=N&unit=1"
+    timeout = values.pop("timeout", None)
+    if timeout is not None and not _is_timeout(f"timeout={timeout}"):
+        return f"has timeout={timeout!r}; write seconds from {SHORTEST_TIMEOUT:g} to {LONGEST_TIMEOUT:g}"
     for name, value in values.items():
         form = _LINE.get(name)
         if form is None:
-            return f"has {name!r}, which is none of baud, parity, stop, unit"
+            return f"has {name!r}, which is none of baud, parity, stop, unit, timeout"
         if not form.fullmatch(value):
             return f"has {name}={value!r}; write ?baud=9600&parity=N&stop=1&unit=1 (parity N, E or O; stop 1 or 2)"
     return None
@@ -71,3 +82,8 @@ def _serial_fault(parts: SplitResult) -> str | None:
 def _is_number_in(text: str, allowed: range) -> bool:
     # isdigit alone also takes the digits of other scripts; the pattern of printable ASCII has excluded them.
     return text.isdigit() and len(text) <= 3 and int(text) in allowed
+
+
+def _is_timeout(query: str) -> bool:
+    found = _TIMEOUT.fullmatch(query)
+    return found is not None and SHORTEST_TIMEOUT <= float(found[1]) <= LONGEST_TIMEOUT
