@@ -19,6 +19,7 @@ from citysense.clock import SetClock
 from citysense.crash_points import CrashPoints
 from citysense.durable_log import DAMAGED, LOG_FULL, DurableLog, Entry
 from citysense.errors import Overloaded, SetupError, StorageClosed, StorageError, StorageFull
+from citysense.log_schema import Owner, Step
 from citysense.single_writer import BATCH_BOUND, SingleWriter
 from citysense_profiles.reading import ReadingClass
 
@@ -319,9 +320,9 @@ async def test_a_record_in_anothers_place_is_found(tmp_path: Path) -> None:
         await log.append_entries([], urgent=True)
 
 
-async def test_too_large_a_log_buries_state_and_bulk_but_never_safety(tmp_path: Path) -> None:
-    with opened(tmp_path, max_bytes=200_000) as log:
-        await log.append_entries([entry(BULK, bytes(50_000)) for _ in range(5)], urgent=True)
+async def test_a_log_at_its_bound_with_nothing_but_safety_buries_what_is_new_of_the_others(tmp_path: Path) -> None:
+    with opened(tmp_path, max_bytes=300_000) as log:
+        await log.append_entries([entry(SAFETY, bytes(50_000)) for _ in range(6)], urgent=True)
         await log.tend()
         assert log.short_of_space
         for time in (7, 9):
@@ -329,12 +330,12 @@ async def test_too_large_a_log_buries_state_and_bulk_but_never_safety(tmp_path: 
                 [entry(SAFETY, b"flood"), entry(BULK, b"-", "lock-1", time), entry(STATE, b"-", "lock-1", time)],
                 urgent=True,
             )
-        assert bodies(log, SAFETY) == [b"flood", b"flood"]
+        assert bodies(log, SAFETY)[-2:] == [b"flood", b"flood"]
         assert bodies(log, STATE) == []
         assert log.entombed == 4
         await log.tend()
         assert bodies(log, STATE) == [], "tombstones wait until there is space to record them"
-        await log.advance("uplink", BULK, 5, trim=True)
+        await log.advance("uplink", SAFETY, 5, trim=True)
         await log.tend()
         assert not log.short_of_space
         told = [wire.decode_body(body) for body in bodies(log, STATE)]
@@ -348,10 +349,10 @@ async def test_too_large_a_log_buries_state_and_bulk_but_never_safety(tmp_path: 
 
 async def test_a_log_at_its_bound_does_not_go_back_and_forth(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     with opened(tmp_path, max_bytes=1_000_000) as log:
-        await log.append_entries([entry(BULK, bytes(10_000)) for _ in range(110)], urgent=True)
+        await log.append_entries([entry(SAFETY, bytes(10_000)) for _ in range(110)], urgent=True)
         await log.tend()
-        for offset, short in ((33, True), (35, True), (60, False)):
-            await log.advance("uplink", BULK, offset, trim=True)
+        for offset, short in ((25, True), (30, True), (60, False)):
+            await log.advance("uplink", SAFETY, offset, trim=True)
             await log.tend()
             assert log.short_of_space is short, offset
     assert [record.levelname for record in caplog.records] == ["ERROR", "WARNING"]
@@ -382,7 +383,7 @@ async def test_a_start_on_a_full_disk_uses_the_reserve(tmp_path: Path, monkeypat
         if (tmp_path / "a.reserve").exists():
             raise sqlite3.OperationalError("database or disk is full")
 
-    with opened(tmp_path, schema=full) as log:
+    with opened(tmp_path, owners=[Owner(name="o", steps=[Step(number=1, name="s", apply=full)])]) as log:
         assert log.short_of_space
         await log.append_entries([entry(SAFETY, b"flood"), entry(BULK)], urgent=True)
         assert (bodies(log, SAFETY), bodies(log, BULK)) == ([b"flood"], [])
@@ -479,12 +480,6 @@ def test_no_start_without_room_for_the_reserve(tmp_path: Path) -> None:
 def test_a_folder_that_is_none_is_told(tmp_path: Path) -> None:
     with pytest.raises(SetupError, match="cannot be written"):
         DurableLog(tmp_path / "missing" / "a.db", clock=SetClock(), reserve_bytes=SMALL).open()
-
-
-def test_a_file_that_is_no_database_is_told(tmp_path: Path) -> None:
-    (tmp_path / "a.db").write_bytes(b"no database at all, but long enough" * 100)
-    with pytest.raises(StorageError, match="damaged"):
-        DurableLog(tmp_path / "a.db", clock=SetClock(), reserve_bytes=SMALL).open()
 
 
 async def test_trimming_waits_for_the_slowest_reader(log: DurableLog) -> None:

@@ -22,11 +22,12 @@ from citysense.record_format import CLASS_CODES
 from citysense.wire import Answer, Batch, Roster, RosterDevice
 from citysense_gateway.counters import FrameCounters
 from citysense_gateway.devices import Changes, Devices
+from citysense_gateway.hand_over import READER, REFUSED
 from citysense_gateway.heartbeat import Heartbeat
-from citysense_gateway.platform_client import BatchRefused, PlatformClient, Unreachable
+from citysense_gateway.platform_client import BatchRefused, PlatformClient, TooSlow, Unreachable
 from citysense_gateway.roster import RosterKeeper
 from citysense_gateway.spool import Spool
-from citysense_gateway.uplink import READER, REFUSED, Lane
+from citysense_gateway.uplink import Lane
 from citysense_profiles.catalogue import load_catalogue
 from citysense_profiles.reading import ReadingClass
 
@@ -561,3 +562,24 @@ async def test_a_cache_that_cannot_be_read_is_as_good_as_none(
     keeper(tmp_path, client, devices).load()
     assert len(devices) == 0
     assert "is not used" in caplog.text
+
+
+async def test_a_link_too_slow_for_a_large_request_gets_smaller_ones(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real, tried = bench.client.submit, list[int]()
+
+    async def slow(lane: ReadingClass, batch: Batch) -> Answer:
+        tried.append(len(batch.items))
+        if len(batch.items) > 40:
+            raise TooSlow("no answer in time")
+        return await real(lane, batch)
+
+    monkeypatch.setattr(bench.client, "submit", slow)
+    await bench.fill(300)
+    async with bench.running() as lane:
+        await bench.handed_over(lane)
+    assert bench.left() == 0
+    failed = sum(size > 40 for size in tried)
+    assert failed < len(tried) / 2, f"most requests get through: {tried}"
+    assert sorted(offset for batch in bench.platform.offsets() for offset in batch) == list(range(1, 301))

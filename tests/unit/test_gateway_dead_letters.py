@@ -38,7 +38,7 @@ def frame(payload: bytes = b"\x00secret?\xff", **changes: object) -> Frame:
         received_at=1_000,
         payload=payload,
     )
-    return structs.replace(made, **changes)  # type: ignore[arg-type]
+    return structs.replace(made, **changes)
 
 
 def letter(of: Frame, known: Device | None, reason: str = Reason.UNDECODABLE) -> wire.DeadLetter:
@@ -119,3 +119,17 @@ def test_the_quotas_own_memory_is_bounded() -> None:
     quota = Quota(letters=1, senders=2)
     taken = [quota.take(frame(device=f"dev-{number}")) for number in range(5)]
     assert taken == [True, True, True, False, False]
+
+
+def test_what_a_concentrator_sends_for_others_is_on_its_own_account() -> None:
+    quota = Quota(letters=2)
+    children = [frame(device=f"child-{n}", via="hub-1", identity=Identity.CONCENTRATOR) for n in range(3)]
+    assert [quota.take(child) for child in children] == [True, True, False]
+    assert quota.take(frame(device="child-0"))
+    assert not quota.take(frame(device="hub-1"))
+
+
+def test_a_letter_says_all_that_the_channel_said_of_its_frame() -> None:
+    found = letter(frame(message="report", content=60, via="hub-1"), device(personal=False))
+    assert (found.message, found.content, found.identity, found.via) == ("report", 60, "credential", "hub-1")
+    assert (letter(frame(), None).message, letter(frame(), None).content) == ("", -1)

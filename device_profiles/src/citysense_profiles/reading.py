@@ -23,6 +23,9 @@ class ReadingClass(StrEnum):
     BULK = "bulk"
     """Replaced by a counted tombstone when space runs out."""
 
+    # The key of dictionaries on the way of every frame; Enum's own hash is a call of a Python function.
+    __hash__ = str.__hash__
+
 
 class Quality(StrEnum):
     """Whether a reading is believed."""

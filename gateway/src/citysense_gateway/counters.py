@@ -11,27 +11,29 @@ from collections import Counter
 from citysense_gateway.dead_letters import INTERNAL
 from citysense_gateway.frame import Kind, Transport, Verdict
 
+_CAME_IN = {transport: f"frames.{transport.value}" for transport in Transport}
+
 
 class FrameCounters:
     """Totals since the start of the process."""
 
     def __init__(self) -> None:
         self._counts: Counter[str] = Counter()
-        for transport in Transport:
-            self._counts[f"frames.{transport.value}"] = 0
+        for name in _CAME_IN.values():
+            self._counts[name] = 0
         for kind in (Kind.STORED, Kind.DUPLICATE, Kind.UNAVAILABLE):
             self._counts[kind.value] = 0
 
     def came_in(self, transport: Transport) -> None:
         """A frame was handed over by a door."""
-        self._counts[f"frames.{transport.value}"] += 1
+        self._counts[_CAME_IN[transport]] += 1
 
     def ended(self, verdict: Verdict) -> None:
         """A frame has its verdict."""
         if verdict.kind is Kind.REJECTED and verdict.reason is not None:
             self._counts[f"rejected.{verdict.reason.value}"] += 1
         else:
-            self._counts[verdict.kind.value] += 1
+            self._counts[verdict.kind] += 1
 
     def broke(self) -> None:
         """A frame met a defect of ours instead of a verdict."""

@@ -6,12 +6,14 @@ personal data unless its device is known and its profile has no personal field. 
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Callable
 
 from citysense import wire
 from citysense_gateway.devices import Device
 from citysense_gateway.frame import Frame, Identity, Reason
+from citysense_gateway.secrets_zeroed import secret_names, without_secrets
 
 MAX_RAW = 65_536
 """Bytes kept of a frame; `size` says how many there were."""
@@ -38,8 +40,13 @@ def seal_owner(device: Device | None) -> str:
 def dead_letter(frame: Frame, *, reason: str, detail: str, device: Device | None, seal: Seal) -> wire.DeadLetter:
     """The record of a frame that was not usable. `device` is None where it is not a registered one."""
     clear = b"" if reason == Reason.BAD_CREDENTIAL else raw_bytes(frame)
-    owner = seal_owner(device) if clear else ""
-    kept = clear[:MAX_RAW]
+    kept = _without_secrets(frame, clear, device) if device is not None else clear
+    if kept is None:
+        digest = hashlib.sha256(clear).hexdigest()
+        detail += f"; not kept, since it may hold a secret and nobody can say where (SHA-256 {digest})"
+        kept = b""
+    kept = kept[:MAX_RAW]
+    owner = seal_owner(device) if kept else ""
     return wire.DeadLetter(
         received=frame.received_at,
         transport=frame.transport.value,
@@ -52,6 +59,21 @@ def dead_letter(frame: Frame, *, reason: str, detail: str, device: Device | None
         size=len(clear),
         raw=seal(owner, kept) if owner else kept,
         seal=owner,
+        message=frame.message or "",
+        content=-1 if frame.content is None else frame.content,
+        identity=frame.identity.value,
+        via=frame.via or "",
+    )
+
+
+def _without_secrets(frame: Frame, clear: bytes, device: Device) -> bytes | None:
+    """What may be kept of a device's frame; None: nothing of it."""
+    if not clear or not secret_names(device.profile):
+        return clear
+    if frame.registers is not None:
+        return None
+    return without_secrets(
+        clear, device.profile, message=frame.message or None, content=frame.content, settings=device.settings
     )
 
 
@@ -105,8 +127,11 @@ class Quota:
             self._used[sender] = (max(0, letters - 1), max(0, raw - min(len(frame.payload), MAX_RAW)))
 
     def _sender(self, frame: Frame) -> str:
-        """The device where it proved to be itself, else the address without its port."""
-        if frame.identity is Identity.ASSERTED or frame.device is None:
+        """The device where it proved to be itself, else the address without its port. What a concentrator sends for
+        others is on its own account: it alone can mend what it sends."""
+        if frame.via is not None:
+            sender = frame.via
+        elif frame.identity is Identity.ASSERTED or frame.device is None:
             sender = frame.source.rpartition(":")[0] or frame.source
         else:
             sender = frame.device

@@ -20,6 +20,9 @@ class Transport(StrEnum):
     COAP = "coap"
     MODBUS = "modbus"
 
+    # As in `ReadingClass`.
+    __hash__ = str.__hash__
+
 
 class Identity(StrEnum):
     """How sure we are who sent a frame."""
@@ -73,6 +76,9 @@ class Kind(StrEnum):
     """Not usable; kept in the dead letters, which are committed too."""
     UNAVAILABLE = "unavailable"
     """Nothing could be stored, not even in the reserve: the device must keep the reading."""
+
+    # As in `ReadingClass`.
+    __hash__ = str.__hash__
 
 
 class Reason(StrEnum):

@@ -1,7 +1,9 @@
 """What of a lane is done with, as the platform's answers come in.
 
 Pure. The cursor passes a record only when it and all before it are durable on the platform, or were given up on
-record; so a lost answer costs a second sending, which the platform recognises, and never a reading.
+record; so a lost answer costs a second sending, which the platform recognises, and never a reading. When a lane is long
+its newest records are sent ahead of the others: they leave the spool as they are settled, and the cursor later finds
+them gone.
 """
 
 from __future__ import annotations
@@ -45,17 +47,13 @@ class LaneProgress:
 
         Changes nothing: what was refused has to stand on the disk first, and only then is it passed, with `take`.
         """
-        asked = set(sent)
-        refused = {offset: reason for offset, reason in answer.rejected if offset in asked}
-        done = {*self._done, *refused}
-        for first, last in answer.accepted:
-            done.update(offset for offset in asked if first <= offset <= last)
-        done.difference_update(answer.keep)
+        done, refused = read_answer(sent, answer)
+        done |= self._done
         cursor = self._passed(window, done)
         return Settled(
             cursor=cursor,
-            refused=tuple((offset, reason) for offset, reason in refused.items() if offset in done),
-            kept=tuple(sorted(asked - done)),
+            refused=tuple(refused.items()),
+            kept=tuple(offset for offset in sent if offset not in done),
             done=frozenset(offset for offset in done if offset > cursor),
         )
 
@@ -72,3 +70,30 @@ class LaneProgress:
                 break
             cursor = record.offset
         return cursor
+
+
+def read_answer(sent: Sequence[int], answer: wire.Answer) -> tuple[set[int], dict[int, str]]:
+    """Of the offsets `sent`: with which nothing is left to do, and which of those were refused, with the words.
+
+    To keep wins over all else that is said of the same offset.
+    """
+    keep = set(answer.keep)
+    refused = {offset: reason for offset, reason in answer.rejected if offset not in keep}
+    refused = {offset: refused[offset] for offset in sent if offset in refused}
+    done = set(refused)
+    for first, last in answer.accepted:
+        done.update(offset for offset in sent if first <= offset <= last)
+    return done - keep, refused
+
+
+def runs(sent: Sequence[int], done: set[int]) -> list[tuple[int, int]]:
+    """`sent`, which rises, as closed intervals of neighbours that are done; what was kept lies in none."""
+    found: list[tuple[int, int]] = []
+    open_run = False
+    for offset in sent:
+        if offset not in done:
+            open_run = False
+            continue
+        found.append((found.pop()[0] if open_run else offset, offset))
+        open_run = True
+    return found

@@ -13,7 +13,7 @@ from citysense import wire
 from citysense_gateway.devices import Device
 from citysense_gateway.frame import Frame
 from citysense_profiles.reading import Decoded, ReadingClass, Sample, Value
-from citysense_profiles.vocabulary import Metric, Vocabulary
+from citysense_profiles.vocabulary import Vocabulary
 
 OLDEST_MS = 1_420_070_400_000
 """2015-01-01. Clocks that were never set start at 1970, 1980, 2000 or at the firmware's build date; nothing that a city
@@ -38,16 +38,11 @@ def normalise(
     for sample in decoded.samples:
         time, time_replaced = _event_time(sample.time, frame.received_at)
         tag = pseudonym(sample.tag) if sample.tag else ""
-        for cls, part in _by_class(sample, vocabulary).items():
+        for cls, (values, suspect, missing) in _by_class(sample, vocabulary).items():
             if time_replaced:
-                part.suspect.append(TIME)
+                suspect.append(TIME)
             body = wire.SampleBody(
-                time=time,
-                values=part.values,
-                suspect=part.suspect,
-                missing=part.missing,
-                event=sample.event or "",
-                tag=tag,
+                time=time, values=values, suspect=suspect, missing=missing, event=sample.event or "", tag=tag
             )
             lanes.setdefault(cls, []).append(body)
     return {cls: _readings(frame, device, decoded, lanes[cls]) for cls in _URGENCY if cls in lanes}
@@ -61,15 +56,8 @@ def _event_time(time: int | None, received: int) -> tuple[int, bool]:
     return received, True
 
 
-class _Part:
-    """What one sample says in one lane."""
-
-    __slots__ = ("missing", "suspect", "values")
-
-    def __init__(self) -> None:
-        self.values: dict[str, Value] = {}
-        self.suspect: list[str] = []
-        self.missing: list[str] = []
+_Part = tuple[dict[str, Value], list[str], list[str]]
+"""What one sample says in one lane: values, and the names that are suspect and missing."""
 
 
 def _by_class(sample: Sample, vocabulary: Vocabulary) -> dict[ReadingClass, _Part]:
@@ -77,30 +65,30 @@ def _by_class(sample: Sample, vocabulary: Vocabulary) -> dict[ReadingClass, _Par
     parts: dict[ReadingClass, _Part] = {}
     whole = None if sample.event is None else _lane_of_event(sample, vocabulary)
     if whole is not None:
-        parts[whole] = _Part()
+        parts[whole] = ({}, [], [])
     for name in sample.missing:
         metric = vocabulary.metric(name)
         if not metric.secret:
-            _part(parts, whole or metric.cls).missing.append(name)
+            parts.setdefault(whole or metric.cls, ({}, [], []))[2].append(name)
+    # The one loop over every value of every frame, hence without a call per value but one.
     for name, value in sample.values.items():
         metric = vocabulary.metric(name)
         if metric.secret:
             continue
-        part = _part(parts, whole or metric.cls)
-        if isinstance(value, float) and not math.isfinite(value):
-            part.missing.append(name)
+        cls = whole or metric.cls
+        part = parts.get(cls)
+        if part is None:
+            part = parts[cls] = ({}, [], [])
+        if type(value) is float and not math.isfinite(value):
+            part[2].append(name)
             continue
-        part.values[name] = value
-        if not _plausible(metric, value):
-            part.suspect.append(name)
+        part[0][name] = value
+        # Not bool, which would compare as well.
+        if (type(value) is float or type(value) is int) and (
+            (metric.low is not None and value < metric.low) or (metric.high is not None and value > metric.high)
+        ):
+            part[1].append(name)
     return parts
-
-
-def _part(parts: dict[ReadingClass, _Part], cls: ReadingClass) -> _Part:
-    part = parts.get(cls)
-    if part is None:
-        part = parts[cls] = _Part()
-    return part
 
 
 def _lane_of_event(sample: Sample, vocabulary: Vocabulary) -> ReadingClass:
@@ -113,12 +101,6 @@ def _lane_of_event(sample: Sample, vocabulary: Vocabulary) -> ReadingClass:
     return next((cls for cls in _URGENCY if cls in lanes), ReadingClass.STATE)
 
 
-def _plausible(metric: Metric, value: Value) -> bool:
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        return True
-    return (metric.low is None or value >= metric.low) and (metric.high is None or value <= metric.high)
-
-
 def _readings(frame: Frame, device: Device, decoded: Decoded, samples: list[wire.SampleBody]) -> wire.Readings:
     return wire.Readings(
         device=device.id,
@@ -126,7 +108,7 @@ def _readings(frame: Frame, device: Device, decoded: Decoded, samples: list[wire
         kind=device.profile.kind,
         message=decoded.message,
         received=frame.received_at,
-        identity=frame.identity.value,
+        identity=frame.identity,
         samples=samples,
         boot=-1 if decoded.boot is None else decoded.boot,
         seq=-1 if decoded.seq is None else decoded.seq,

@@ -35,6 +35,9 @@ _TURNS_UNTIL_ACK = 3
 _AFTER_ACK = "door.after_ack"
 
 
+_Reject = Callable[[Frame, Device | None, Rejection], Coroutine[Any, Any, Verdict]]
+
+
 class Pipeline:
     """Where doors deliver; see `frame.FrameSink`."""
 
@@ -64,25 +67,37 @@ class Pipeline:
     def deliver(self, frame: Frame, done: Done, *, reason: Reason | None = None, detail: str = "") -> None:
         """See `frame.FrameSink`. What can be stored is so without a task; what cannot is rare and may cost more."""
         self._counters.came_in(frame.transport)
-        if reason is not None:
-            self._refuse(frame, self._sender(frame), Rejection(reason=reason, detail=detail), done)
-            return
+        if reason is None:
+            self._take(frame, done, self._reject)
+        else:
+            why = Rejection(reason=reason, detail=detail)
+            self._later(self._reject(frame, self._sender(frame), why), done)
+
+    def _take(self, frame: Frame, done: Done, reject: _Reject) -> None:
         try:
             device = identify(frame, self._devices)
             usable = device if isinstance(device, Rejection) else self._read(frame, device)
         except DEFECTS as e:
             self._later(self._broke(frame, e), done)
             return
-        if isinstance(usable, Rejection):
-            self._refuse(frame, None if isinstance(device, Rejection) else device, usable, done)
+        if isinstance(device, Rejection):
+            self._later(reject(frame, None, device), done)
+        elif isinstance(usable, Rejection):
+            self._later(reject(frame, device, usable), done)
         else:
-            assert not isinstance(device, Rejection)
             self._store(frame, device, *usable, done)
 
     async def accept(self, frame: Frame) -> Verdict:
         """Take one frame to its end and say which."""
         verdict: asyncio.Future[Verdict] = asyncio.get_running_loop().create_future()
         self.deliver(frame, partial(_answer, verdict))
+        return await verdict
+
+    async def read_again(self, frame: Frame) -> Verdict:
+        """`accept` for a frame that lies in the dead letters already: where it fails again, no second letter is kept."""
+        self._counters.came_in(frame.transport)
+        verdict: asyncio.Future[Verdict] = asyncio.get_running_loop().create_future()
+        self._take(frame, partial(_answer, verdict), self._reject_again)
         return await verdict
 
     async def refuse(self, frame: Frame, reason: Reason, detail: str) -> Verdict:
@@ -189,8 +204,11 @@ class Pipeline:
         detail = f"the device reports no value for {', '.join(gaps)}; what else the frame holds is stored"
         return dead_letter(frame, reason=NO_VALUE, detail=detail, device=device, seal=self._seal)
 
-    def _refuse(self, frame: Frame, device: Device | None, why: Rejection, done: Done) -> None:
-        self._later(self._reject(frame, device, why), done)
+    async def _reject_again(self, frame: Frame, device: Device | None, why: Rejection) -> Verdict:
+        """The verdict on a frame that was refused before, and whose dead letter is there."""
+        verdict = Verdict(kind=Kind.REJECTED, reason=why.reason, detail=printable(why.detail))
+        self._counters.ended(verdict)
+        return verdict
 
     async def _reject(self, frame: Frame, device: Device | None, why: Rejection) -> Verdict:
         """The verdict on a frame that cannot be used, after the commit of its dead letter."""

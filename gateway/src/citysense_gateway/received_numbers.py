@@ -50,7 +50,11 @@ class ReceivedNumbers:
         connection.executemany(
             "INSERT INTO sequence VALUES(?, ?, ?, ?)"
             " ON CONFLICT DO UPDATE SET next=excluded.next, received=excluded.received",
-            [(*key, state.next, pack_ranges(state.received)) for key in self._changed for state in (self._states[key],)],
+            [
+                (*key, state.next, pack_ranges(state.received))
+                for key in self._changed
+                for state in (self._states[key],)
+            ],
         )
         self._changed.clear()
         while len(self._states) > self._most:

@@ -20,6 +20,7 @@ from citysense.clock import Clock
 from citysense.crash_points import CrashPoints
 from citysense.durable_log import MAX_BYTES, DurableLog, Entry, Plan
 from citysense.errors import StorageError
+from citysense.log_schema import Owner, step
 from citysense.record_format import CLASS_CODES, Record
 from citysense.reserve import RESERVE_BYTES
 from citysense.single_writer import BULK_WINDOW_S
@@ -38,12 +39,21 @@ PRUNE_CHUNK = 2_000
 MAX_REFUSED = 10_000
 """Refused dead letters and tombstones kept at most, the newest: a few MB, and at worst 0.7 GB of full-sized letters."""
 
-_SCHEMA = (
-    NUMBERS_SCHEMA,
-    "CREATE TABLE IF NOT EXISTS fingerprint(id INTEGER PRIMARY KEY, key BLOB UNIQUE, seen INTEGER)",
-    # Offsets are never reused and count over all classes, so a record that comes here again stands here once.
-    "CREATE TABLE IF NOT EXISTS refused_record(offset INTEGER PRIMARY KEY, class INTEGER, blob BLOB, reason TEXT)",
+OWNER = Owner(
+    name="spool",
+    steps=(
+        step(
+            1,
+            "numbers, keys, refused records",
+            NUMBERS_SCHEMA,
+            "CREATE TABLE IF NOT EXISTS fingerprint(id INTEGER PRIMARY KEY, key BLOB UNIQUE, seen INTEGER)",
+            # Offsets are never reused and count over all classes, so a record that comes here again stands here once.
+            "CREATE TABLE IF NOT EXISTS refused_record"
+            "(offset INTEGER PRIMARY KEY, class INTEGER, blob BLOB, reason TEXT)",
+        ),
+    ),
 )
+"""The tables of the spool itself; files of the first release have them without a number."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -77,7 +87,7 @@ class Put(msgspec.Struct, kw_only=True):
 
 
 class Spool:
-    """Durable log of one gateway. `log` is for its readers."""
+    """Durable log of one gateway. `log` is for its readers; `owners` are others with tables in the same file."""
 
     def __init__(
         self,
@@ -91,6 +101,7 @@ class Spool:
         max_keys: int = MAX_KEYS,
         max_refused: int = MAX_REFUSED,
         window: float = BULK_WINDOW_S,
+        owners: Sequence[Owner] = (),
     ) -> None:
         self._numbers = ReceivedNumbers()
         self._waiting: list[Put] = []
@@ -104,7 +115,7 @@ class Spool:
             crash=crash,
             crash_prefix="spool",
             synchronous=synchronous,
-            schema=_prepare,
+            owners=(OWNER, *owners),
             reserve_bytes=reserve_bytes,
             max_bytes=max_bytes,
             rolled_back=self._numbers.forget,
@@ -250,11 +261,6 @@ class Spool:
                 )
 
             await self.log.tidy(prune)
-
-
-def _prepare(connection: sqlite3.Connection) -> None:
-    for statement in _SCHEMA:
-        connection.execute(statement)
 
 
 def _add_entries(entries: list[Entry], put: Put) -> None:

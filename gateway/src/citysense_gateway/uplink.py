@@ -1,4 +1,4 @@
-"""From the spool to the platform: one loop per lane, one request in flight in each.
+"""From the spool to the platform: one loop per lane, one request in flight in each; two while a lane is long.
 
 A record leaves the spool only when the platform has answered that it is durable there, or when the platform has refused
 this very record and it stands in the dead letters or in the spool's table of refused records. Owns the reading cursor
@@ -8,36 +8,31 @@ this very record and it stands in the dead letters or in the spool's table of re
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections.abc import Callable, Sequence
 
-from citysense import wire
 from citysense.clock import Clock
 from citysense.crash_points import CrashPoints
 from citysense.durable_log import DurableLog
 from citysense.errors import StorageClosed, StorageError
-from citysense.record_format import Record
 from citysense_gateway.counters import FrameCounters
-from citysense_gateway.dead_letters import MAX_RAW, Seal, printable, seal_owner
+from citysense_gateway.dead_letters import Seal
 from citysense_gateway.devices import Devices
-from citysense_gateway.lane_progress import LaneProgress, Settled
+from citysense_gateway.hand_over import MAX_RECORDS, READER, HandOver
+from citysense_gateway.lane_progress import LaneProgress
+from citysense_gateway.newest_first import NewestFirst
 from citysense_gateway.outage import LONGEST_WAIT_S, Outage
-from citysense_gateway.platform_client import BatchRefused, PlatformClient, Unreachable
-from citysense_gateway.spool import Aside, Spool
+from citysense_gateway.platform_client import PlatformClient, Unreachable
+from citysense_gateway.spool import Spool
 from citysense_profiles.reading import ReadingClass
 
-log = logging.getLogger(__name__)
-
-READER = "uplink"
-MAX_RECORDS = 500
-MAX_BYTES = 1 << 20
-REFUSED = "platform_refused"
-_TOO_LARGE = 413
 LINGER_S = {ReadingClass.SAFETY: 0.0, ReadingClass.STATE: 0.02, ReadingClass.BULK: 0.1}
 """How long a lane waits for company after something came in: a request costs 2 ms of CPU on both sides together. Safety
 never waits."""
 SAFETY_LONGEST_WAIT_S = 1.0
 """After an outage of the platform, alarms may be late by this much and no more."""
+LONG_LANE = 10 * MAX_RECORDS
+"""With more records before it than these, what comes in now would be late: a second or two at the pace of a busy platform.
+Then the newest go ahead. A shorter lane is sent in order, which every reader finds easier."""
 
 
 class Lane:
@@ -56,153 +51,95 @@ class Lane:
         random: Callable[[], float],
         crash: CrashPoints,
         linger: float | None = None,
+        long: int = LONG_LANE,
     ) -> None:
         self._cls = cls
-        self._spool = spool
         self._log: DurableLog = spool.log
-        self._client = client
-        self._devices = devices
-        self._seal = seal
-        self._counters = counters
-        self._clock = clock
-        self._crash = crash
+        self._hand_over = HandOver(
+            cls, spool=spool, client=client, devices=devices, seal=seal, counters=counters, clock=clock, crash=crash
+        )
         self._linger = LINGER_S[cls] if linger is None else linger
+        self._long = long
         longest = SAFETY_LONGEST_WAIT_S if cls is ReadingClass.SAFETY else LONGEST_WAIT_S
         self._outage = Outage(f"uplink {cls.value}", random, longest=longest)
-        self._most = MAX_RECORDS
-        self._given_up: set[int] = set()
-        """Refused records that are kept already while the cursor is still before them."""
+        self._newest: NewestFirst | None = None
+        self._newest_wakeup = asyncio.Event()
         self.idle = asyncio.Event()
         """Set while nothing waits in the lane."""
 
     async def run(self) -> None:
         """Hand over what is there and what comes, until cancelled. Raises StorageClosed when the spool has stopped."""
-        wakeup = self._log.wakeup(self._cls)
+        wakeup, self._newest_wakeup = self._log.wakeup(self._cls), self._log.wakeup(self._cls)
         progress = LaneProgress(self._log.cursor(READER, self._cls))
-        while True:
-            wakeup.clear()
-            try:
-                wait = await self._round(progress)
-            except Unreachable as e:
-                wait = self._outage.failed(e, e.retry_after)
-            except StorageClosed:
-                raise
-            except StorageError as e:
-                wait = self._outage.failed(e)
-            if wait is None:
-                self.idle.set()
-                await wakeup.wait()
-                self.idle.clear()
-                wait = self._linger
-            if wait > 0:
-                await asyncio.sleep(wait)
+        try:
+            while True:
+                wakeup.clear()
+                try:
+                    wait = await self._round(progress)
+                except StorageClosed:
+                    raise
+                except Unreachable as e:
+                    wait = self._outage.failed(e, e.retry_after)
+                except StorageError as e:
+                    wait = self._outage.failed(e)
+                if wait is None:
+                    self.idle.set()
+                    await wakeup.wait()
+                    self.idle.clear()
+                    wait = self._linger
+                if wait > 0:
+                    await asyncio.sleep(wait)
+        finally:
+            if self._newest is not None:
+                await self._newest.cancel()
 
     async def _round(self, progress: LaneProgress) -> float | None:
-        """Send one batch; seconds to wait before the next, None when the lane is empty."""
-        window = self._log.read(self._cls, after=progress.cursor, limit=MAX_RECORDS)
-        batch = _cut(progress.open(window), self._most)
+        """Send one batch of the oldest; seconds to wait before the next, None when the lane is empty."""
+        if self._newest is not None and self._newest.ended():
+            self._newest = None
+        up_to = None if self._newest is None else self._newest.start
+        window = self._log.read(self._cls, after=progress.cursor, limit=MAX_RECORDS, up_to=up_to)
+        batch = self._hand_over.cut(progress.open(window))
         if not batch:
-            return None
-        answer = await self._send(batch)
+            return await self._take_over()
+        self._log.hold(READER, self._cls, first=window[0].offset, last=window[-1].offset)
+        answer = await self._hand_over.send(batch, settled=progress.cursor, after=progress.cursor)
         if answer is None:
             return 0.0
         settled = progress.settle(window, [record.offset for record in batch], answer)
-        # The next request waits for this, and an alarm must not wait for company.
-        urgent = self._cls is ReadingClass.SAFETY
-        await self._give_up(batch, settled, urgent=urgent)
+        await self._hand_over.give_up(batch, dict(settled.refused))
         if settled.cursor != progress.cursor:
-            await self._log.advance(READER, self._cls, settled.cursor, trim=True, urgent=urgent)
+            await self._log.advance(READER, self._cls, settled.cursor, trim=True, urgent=self._hand_over.urgent)
         # Last: whatever of this raised, the next round begins before these records, and nothing is passed unkept.
         progress.take(settled)
-        self._given_up &= settled.done
+        self._hand_over.passed(record.offset for record in batch if record.offset <= settled.cursor)
         if settled.kept:
             return self._outage.failed(Unreachable(f"the platform could not take {len(settled.kept)} records yet"))
         self._outage.worked()
+        self._send_newest_ahead(progress)
         return 0.0
 
-    async def _send(self, batch: Sequence[Record]) -> wire.Answer | None:
-        """The platform's answer; None when the batch as a whole was refused and will be sent in smaller ones."""
-        self._crash.at("uplink.before_post")
-        body = wire.Batch(spool=self._log.spool_id, items=[(record.offset, record.body) for record in batch])
-        try:
-            answer = await self._client.submit(self._cls, body)
-        except BatchRefused as e:
-            if len(batch) > 1:
-                # Halved until the culprit stands alone: the others are not concerned.
-                self._most = max(1, len(batch) // 2)
-                return None
-            if e.status != _TOO_LARGE:
-                # No word on the record itself: another version of the platform, or a proxy before it, refuses whatever
-                # comes. Were it final, every reading of the outage would end in the dead letters.
-                raise Unreachable(f"the platform takes no request ({e})") from e
-            answer = wire.Answer(accepted=[], rejected=[(batch[0].offset, str(e))])
-        self._crash.at("uplink.after_post")
-        self._most = min(MAX_RECORDS, self._most * 2)
-        return answer
+    async def _take_over(self) -> float | None:
+        """Nothing is left for this chain; where the other was at work, all that follows is this one's again."""
+        if self._newest is None:
+            return None
+        await self._newest.stop()
+        self._newest = None
+        return 0.0
 
-    async def _give_up(self, batch: Sequence[Record], settled: Settled, *, urgent: bool) -> None:
-        """Keep the records that the platform will never take: of readings a dead letter, all else as it is."""
-        reasons = {offset: reason for offset, reason in settled.refused if offset not in self._given_up}
-        letters: list[wire.DeadLetter] = []
-        aside: list[Aside] = []
-        for record in batch:
-            reason = reasons.get(record.offset)
-            if reason is None:
-                continue
-            body = _decoded(record.body)
-            if body is None or isinstance(body, wire.Readings):
-                letters.append(self._refused_letter(record.body, body, reason))
-            else:
-                aside.append(Aside(record=record, reason=printable(reason)))
-        if not reasons:
+    def _send_newest_ahead(self, progress: LaneProgress) -> None:
+        """Begin the second chain if the lane is long, now that the platform is known to be there."""
+        if self._newest is not None or self._log.depth(self._cls, READER) <= self._long:
             return
-        await self._spool.give_up(letters, aside, urgent=urgent)
-        self._given_up.update(reasons)
-        self._counters.add("uplink.refused", len(letters))
-        self._counters.add("uplink.set_aside", len(aside))
-        if aside:
-            log.error(
-                "the platform refused %d dead letters or tombstones (%s); they stay in the spool's table refused_record",
-                len(aside),
-                aside[0].reason,
-            )
-
-    def _refused_letter(self, body: bytes, readings: wire.Readings | None, reason: str) -> wire.DeadLetter:
-        device = self._devices.get(readings.device) if readings is not None else None
-        owner = seal_owner(device)
-        kept = body[:MAX_RAW]
-        return wire.DeadLetter(
-            received=self._clock.now_ms() if readings is None else readings.received,
-            transport=READER,
-            source="platform",
-            channel=self._cls.value,
-            device="" if readings is None else readings.device,
-            profile="" if readings is None else readings.profile,
-            reason=REFUSED,
-            detail=printable(reason),
-            size=len(body),
-            raw=self._seal(owner, kept) if owner else kept,
-            seal=owner,
+        self._newest = NewestFirst(
+            self._cls,
+            start=self._log.before_newest(self._cls, MAX_RECORDS),
+            log=self._log,
+            hand_over=self._hand_over,
+            settled=lambda: progress.cursor,
+            wakeup=self._newest_wakeup,
+            linger=self._linger,
         )
-
-
-def _cut(records: Sequence[Record], most: int) -> list[Record]:
-    """The first of `records` that make one request: at least one, however long it is."""
-    batch: list[Record] = []
-    size = 0
-    for record in records[:most]:
-        size += len(record.body)
-        if batch and size > MAX_BYTES:
-            break
-        batch.append(record)
-    return batch
-
-
-def _decoded(body: bytes) -> wire.Body | None:
-    try:
-        return wire.decode_body(body)
-    except ValueError:
-        return None
 
 
 async def drained(lanes: Sequence[Lane], within: float) -> bool:

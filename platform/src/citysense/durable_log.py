@@ -1,33 +1,33 @@
 """The durable log: gateway spool and platform log are both one of these.
 
 Append returns after the commit. Every record has an offset that is never reused and a class that is its lane; readers
-follow a lane from an offset of their own and say what may be trimmed. When the disk is full the log gives its reserve
-back: safety is stored in it, state and bulk are acknowledged and become counted tombstones, and only when the reserve
-is used up does an append raise StorageFull. Owns the file format and the policy when full; must not know what a body
-means, apart from the tombstones it writes itself.
+follow a lane from an offset of their own and say what may be trimmed. A log that has grown to its bound gives up its
+oldest bulk and state readings. When the disk is full the log gives its reserve back: safety is stored in it, state and
+bulk are acknowledged and become counted tombstones, and only when the reserve is used up does an append raise
+StorageFull. Owns the policy when full, and the life of the file; must not know what a body means, apart from the
+tombstones it writes itself.
 """
 
 from __future__ import annotations
 
-import asyncio
 import logging
-import secrets
 import sqlite3
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import msgspec
 
-from citysense import record_format, wire
+from citysense import eviction, lane_account, log_check, record_format, salvage
 from citysense.clock import Clock
 from citysense.crash_points import CrashPoints
-from citysense.errors import SetupError, StorageError, StorageFull
-from citysense.lane_depths import LaneDepths
-from citysense.record_format import CLASS_CODES, Record, RecordDamaged
+from citysense.errors import SetupError, StorageDamaged, StorageError, StorageFull
+from citysense.lane_reader import LaneReader
+from citysense.log_schema import Owner, bring_up
+from citysense.record_format import CLASS_CODES
 from citysense.reserve import RESERVE_BYTES, Reserve
-from citysense.single_writer import Job, SingleWriter, open_for_reading, storage_error
+from citysense.single_writer import Job, SingleWriter
 from citysense_profiles.reading import ReadingClass
 
 T = TypeVar("T")
@@ -35,15 +35,19 @@ T = TypeVar("T")
 log = logging.getLogger(__name__)
 
 MAX_BYTES = 8 << 30
-"""A log larger than this counts as full: eight days of a prefecture's steady load, well inside a small disk."""
+"""A log larger than this gives up its oldest: eight days of a prefecture's steady load, well inside a small disk."""
 ROOM_AGAIN = 0.9
 """A log that was too large is so until it is below this share of its bound; else it would go back and forth, and tell so,
 with every batch."""
+MOST_WAL_BYTES = 192 << 20
+"""A write-ahead log that another process's reader keeps from being folded back is not let grow beyond this by state and
+bulk; what safety still writes stays far below the 256 MB that an operator was promised."""
 MOST_PAGES = (1 << 30) - 1
 """SQLite's own bound of a file, in pages."""
 DISK_FULL = "disk_full"
 LOG_FULL = "log_full"
-DAMAGED = "damaged"
+LOG_PINNED = "log_pinned"
+DAMAGED = log_check.DAMAGED
 """Why readings that were acknowledged were given up; the words stand in the tombstones."""
 
 
@@ -71,18 +75,9 @@ class _Written:
 Plan = Callable[[sqlite3.Connection], tuple[Sequence[Entry], T]]
 """Decides inside the transaction what to append, and what the caller is told. Decide first, write after."""
 
-_SCHEMA = (
-    "CREATE TABLE IF NOT EXISTS record(class INTEGER, offset INTEGER, blob BLOB, PRIMARY KEY(class, offset)) WITHOUT ROWID",
-    "CREATE TABLE IF NOT EXISTS meta(key TEXT PRIMARY KEY, value) WITHOUT ROWID",
-    "CREATE TABLE IF NOT EXISTS cursor(name TEXT, class INTEGER, offset INTEGER, PRIMARY KEY(name, class)) WITHOUT ROWID",
-    "CREATE TABLE IF NOT EXISTS tombstone(device TEXT, class INTEGER, reason TEXT, first INTEGER, last INTEGER, count INTEGER,"
-    " PRIMARY KEY(device, class, reason)) WITHOUT ROWID",
-    "CREATE TABLE IF NOT EXISTS damaged(class INTEGER, offset INTEGER, blob BLOB, PRIMARY KEY(class, offset)) WITHOUT ROWID",
-)
 
-
-class DurableLog:
-    """A log in one SQLite file with one owner process."""
+class DurableLog(LaneReader):
+    """A log in one SQLite file with one owner process. `owners` have further tables in it."""
 
     def __init__(
         self,
@@ -92,17 +87,15 @@ class DurableLog:
         crash: CrashPoints | None = None,
         crash_prefix: str = "",
         synchronous: str = "FULL",
-        schema: Callable[[sqlite3.Connection], None] | None = None,
+        owners: Sequence[Owner] = (),
         reserve_bytes: int = RESERVE_BYTES,
         max_bytes: int = MAX_BYTES,
         rolled_back: Callable[[], None] | None = None,
     ) -> None:
-        self._path = path
-        self._clock = clock
-        self._more_schema = schema
+        self._owners = tuple(owners)
         self._max_bytes = max_bytes
         self._reserve = Reserve(path.with_suffix(".reserve"), size=reserve_bytes)
-        self._writer = SingleWriter(
+        writer = SingleWriter(
             path,
             schema=self._prepare,
             synchronous=synchronous,
@@ -110,14 +103,12 @@ class DurableLog:
             crash_prefix=crash_prefix,
             rolled_back=rolled_back,
         )
-        self._reader: sqlite3.Connection | None = None
-        self._depths = LaneDepths()
-        self._wakeups: dict[ReadingClass, list[asyncio.Event]] = {cls: [] for cls in ReadingClass}
+        super().__init__(path, clock=clock, writer=writer)
         self._short: str | None = None
-        self._damaged: set[tuple[int, int]] = set()
+        self._crowded = False
         self.spool_id = ""
-        self.entombed = 0
-        """Records replaced by tombstones since the start."""
+        self.salvaged: salvage.Salvage | None = None
+        """What was saved from a damaged file at this start; owners of further tables may have to make up for losses."""
 
     # -- life ---------------------------------------------------------------------------------------------------------
 
@@ -128,6 +119,18 @@ class DurableLog:
                 f"{self._path.parent}: no space left on the disk;"
                 f" free at least {(self._reserve.size >> 20) + 1} MB and start again"
             )
+        salvage.finish_interrupted(self._path)
+        try:
+            if not log_check.head_is_whole(self._path):
+                raise StorageDamaged("its head is not that of a database")
+            self._open_writer()
+        except StorageDamaged as e:
+            log.error("%s: %s; saving what can be read", self._path, e)
+            self.salvaged = salvage.salvage(self._path, owners=self._owners, clock=self._clock)
+            self._open_writer()
+        self._open_reader()
+
+    def _open_writer(self) -> None:
         try:
             self._writer.open()
         except StorageFull:
@@ -136,7 +139,6 @@ class DurableLog:
                 raise
             self._short = DISK_FULL
             self._writer.open()
-        self._reader = open_for_reading(self._path)
 
     def close(self) -> None:
         """Commit what waits and close."""
@@ -149,12 +151,12 @@ class DurableLog:
     def _prepare(self, connection: sqlite3.Connection) -> None:
         if self._short:
             self._bound_growth(connection)
-        for statement in _SCHEMA:
-            connection.execute(statement)
-        if self._more_schema is not None:
-            self._more_schema(connection)
-        connection.execute("INSERT OR IGNORE INTO meta VALUES('spool_id', ?)", (secrets.token_hex(16),))
-        connection.execute("INSERT OR IGNORE INTO meta VALUES('next_offset', 1)")
+        thorough = log_check.read_through(connection, self._path)
+        bring_up(connection, self._owners)
+        log_check.tables_are_whole(connection, self._owners)
+        log_check.put_right(connection, self._path.name)
+        if thorough:
+            self.entombed += log_check.entomb_vanished(connection, self._path.name, self._clock.now_ms())
         self.spool_id = str(connection.execute("SELECT value FROM meta WHERE key='spool_id'").fetchone()[0])
 
     # -- writing ------------------------------------------------------------------------------------------------------
@@ -238,7 +240,7 @@ class DurableLog:
         for entry in entries:
             if short and entry.cls is not ReadingClass.SAFETY:
                 if not entry.expendable:
-                    self._entomb(connection, entry, short)
+                    _entomb(connection, entry, short)
                     written.entombed += 1
                 continue
             rows.append((CLASS_CODES[entry.cls], offset, record_format.pack(offset, entry.cls, entry.body)))
@@ -248,104 +250,9 @@ class DurableLog:
         if rows:
             connection.executemany("INSERT INTO record VALUES(?, ?, ?)", rows)
             connection.execute("UPDATE meta SET value=? WHERE key='next_offset'", (offset,))
+            for cls, (_, count) in written.lanes.items():
+                lane_account.count(connection, lane_account.APPENDED, CLASS_CODES[cls], count)
         return written
-
-    def _entomb(self, connection: sqlite3.Connection, entry: Entry, reason: str) -> None:
-        connection.execute(
-            "INSERT INTO tombstone VALUES(?, ?, ?, ?, ?, 1) ON CONFLICT DO UPDATE SET"
-            " first=min(first, excluded.first), last=max(last, excluded.last), count=count+1",
-            (entry.device, CLASS_CODES[entry.cls], reason, entry.time, entry.time),
-        )
-
-    # -- reading ------------------------------------------------------------------------------------------------------
-
-    def wakeup(self, *classes: ReadingClass) -> asyncio.Event:
-        """An event that is set after each commit of one of `classes`. Clear it, then read, then wait."""
-        event = asyncio.Event()
-        for cls in classes:
-            self._wakeups[cls].append(event)
-        return event
-
-    def read(self, cls: ReadingClass, *, after: int, limit: int) -> list[Record]:
-        """Up to `limit` records of a lane with offsets above `after`, in order.
-
-        A damaged record is left out, moved aside and replaced by a tombstone; it never stops the lane.
-        """
-        code = CLASS_CODES[cls]
-        records: list[Record] = []
-        while True:
-            wanted = limit - len(records)
-            rows = self._query(
-                "SELECT offset, blob FROM record WHERE class=? AND offset>? ORDER BY offset LIMIT ?",
-                (code, after, wanted),
-            )
-            for offset, blob in rows:
-                after = offset
-                try:
-                    records.append(_whole(offset, cls, blob))
-                except RecordDamaged as e:
-                    self._set_aside(offset, cls, e)
-            # Damaged ones left room, and behind them there may be more: an empty list means the end of the lane.
-            if len(rows) < wanted or len(records) == limit:
-                return records
-
-    def _set_aside(self, offset: int, cls: ReadingClass, error: RecordDamaged) -> None:
-        code = CLASS_CODES[cls]
-        if (code, offset) in self._damaged:
-            return
-        self._damaged.add((code, offset))
-        log.error("%s: record %d of class %s is damaged (%s); set aside", self._path.name, offset, cls, error)
-        now = self._clock.now_ms()
-
-        def move(connection: sqlite3.Connection) -> None:
-            of_it = (code, offset)
-            connection.execute("INSERT OR IGNORE INTO damaged SELECT * FROM record WHERE class=? AND offset=?", of_it)
-            connection.execute("DELETE FROM record WHERE class=? AND offset=?", of_it)
-            self._entomb(connection, Entry(cls=cls, body=b"", device="", time=now), DAMAGED)
-
-        def committed(_: None) -> None:
-            self.entombed += 1
-            self._depths.removed(cls, offset)
-
-        def moved(future: asyncio.Future[None]) -> None:
-            if not future.cancelled() and future.exception() is not None:
-                self._damaged.discard((code, offset))  # the disk is full: it is found again at the next reading
-
-        # Urgent, so that it is not overtaken by a reader's advance, which may delete what is to be set aside.
-        future = self._writer.submit(move, urgent=True, committed=committed)
-        future.add_done_callback(moved)
-
-    def depth(self, cls: ReadingClass, name: str) -> int:
-        """Records of a lane that reader `name` has not finished."""
-        known = self._depths.get(name, cls)
-        if known is not None:
-            return known
-        # One statement, so that all three numbers are of the same moment.
-        count, next_offset, finished = self._query(
-            "SELECT (SELECT count(*) FROM record WHERE class=?1 AND offset>done.value),"
-            " (SELECT value FROM meta WHERE key='next_offset'), done.value FROM"
-            " (SELECT coalesce((SELECT offset FROM cursor WHERE name=?2 AND class=?1), 0) AS value) AS done",
-            (CLASS_CODES[cls], name),
-        )[0]
-        self._depths.counted(name, cls, count=count, next_offset=next_offset, finished=finished)
-        return int(count)
-
-    def cursor(self, name: str, cls: ReadingClass) -> int:
-        """The last offset that reader `name` has finished in a lane; 0 before the first."""
-        rows = self._query("SELECT offset FROM cursor WHERE name=? AND class=?", (name, CLASS_CODES[cls]))
-        return int(rows[0][0]) if rows else 0
-
-    def select(self, statement: str, arguments: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
-        """Read a table that the owner added with `schema`."""
-        return self._query(statement, arguments)
-
-    def _query(self, statement: str, arguments: Sequence[Any]) -> list[tuple[Any, ...]]:
-        if self._reader is None:
-            raise StorageError(f"{self._path.name} is not open")
-        try:
-            return self._reader.execute(statement, arguments).fetchall()
-        except sqlite3.Error as e:
-            raise storage_error(self._path, e) from e
 
     # -- upkeep -------------------------------------------------------------------------------------------------------
 
@@ -356,21 +263,40 @@ class DurableLog:
         code = CLASS_CODES[cls]
 
         def job(connection: sqlite3.Connection) -> int:
+            before = connection.execute(
+                "SELECT offset FROM cursor WHERE name=? AND class=?", (name, code)
+            ).fetchone() or (0,)
             count = connection.execute(
-                "SELECT count(*) FROM record WHERE class=?1 AND offset<=?2 AND offset>"
-                "coalesce((SELECT offset FROM cursor WHERE name=?3 AND class=?1), 0)",
-                (code, offset, name),
+                "SELECT count(*) FROM record WHERE class=? AND offset<=? AND offset>?", (code, offset, before[0])
             ).fetchone()[0]
+            reached = max(offset, before[0])
             connection.execute(
-                "INSERT INTO cursor VALUES(?, ?, ?) ON CONFLICT DO UPDATE SET offset=max(offset, excluded.offset)",
-                (name, code, offset),
+                "INSERT INTO cursor VALUES(?, ?, ?, ?)"
+                " ON CONFLICT DO UPDATE SET offset=excluded.offset, checksum=excluded.checksum",
+                (name, code, reached, log_check.cursor_checksum(name, code, reached)),
             )
             if trim:
-                connection.execute("DELETE FROM record WHERE class=? AND offset<=?", (code, offset))
+                lane_account.delete(connection, lane_account.FINISHED, code, 0, offset)
             return int(count)
 
         def committed(count: int) -> None:
             self._depths.finished(name, cls, offset=offset, count=count)
+
+        await self._submit(job, urgent=urgent, committed=committed)
+
+    async def finish(self, cls: ReadingClass, intervals: Sequence[tuple[int, int]], *, urgent: bool = False) -> None:
+        """The only reader of a lane has finished these records (closed intervals) ahead of its cursor: they go."""
+        if not intervals:
+            return
+        code = CLASS_CODES[cls]
+
+        def job(connection: sqlite3.Connection) -> int:
+            return sum(
+                lane_account.delete(connection, lane_account.FINISHED, code, first, last) for first, last in intervals
+            )
+
+        def committed(count: int) -> None:
+            self._depths.removed(cls, intervals[0][0], intervals[-1][1], count=count)
 
         await self._submit(job, urgent=urgent, committed=committed)
 
@@ -381,7 +307,7 @@ class DurableLog:
             code = CLASS_CODES[cls]
 
             def job(connection: sqlite3.Connection) -> None:
-                connection.execute("DELETE FROM record WHERE class=? AND offset<=?", (code, floor))
+                lane_account.delete(connection, lane_account.FINISHED, code, 0, floor)
 
             await self._submit(job, urgent=False)
 
@@ -391,34 +317,102 @@ class DurableLog:
 
     @property
     def short_of_space(self) -> bool:
-        """True while state and bulk readings become tombstones."""
-        return self._short is not None
+        """True while readings are given up: new ones of state and bulk, or the oldest of a log at its bound."""
+        return self._short is not None or self._crowded
+
+    @property
+    def wal_bytes(self) -> int:
+        """Size of the write-ahead log beside the file."""
+        try:
+            return self._path.with_name(self._path.name + "-wal").stat().st_size
+        except FileNotFoundError:
+            return 0
 
     async def tend(self) -> None:
-        """Call once a second: heals after space has returned, and turns tombstones into records that can be seen.
+        """Call once a second: heals after space has returned, keeps the file within its bound, and turns tombstones into
+        records that can be seen.
 
         Raises StorageError; the next call tries again.
         """
+        used = await self._keep_within_bound()
+        was_short = self._short
+        if (reason := self._too_large(used)) is not None:
+            self._short = self._short or reason
+        elif self._short and self._take_reserve():
+            await self._writer.submit(_unbound_growth, urgent=True)
+            self._short = None
+        if self._short and self._short != DISK_FULL and was_short is None:
+            log.error("%s: %s; state and bulk readings become tombstones", self._path, _WHY[self._short])
+        if was_short and self._short is None:
+            log.warning("%s: there is space again; all readings are kept", self._path)
+        if not self.short_of_space and self._query("SELECT 1 FROM tombstone LIMIT 1", ()):
+            await self.append(self._publish_tombstones, urgent=False)
+
+    def _too_large(self, used: int) -> str | None:
+        again = ROOM_AGAIN if self._short in (LOG_FULL, LOG_PINNED) else 1
+        if self.wal_bytes > MOST_WAL_BYTES * again:
+            return LOG_PINNED
+        return LOG_FULL if used > self._max_bytes * again else None
+
+    def _used(self) -> int:
         size, free = self._query(
             "SELECT page_count * page_size, freelist_count * page_size"
             " FROM pragma_page_count(), pragma_freelist_count(), pragma_page_size()",
             (),
         )[0]
-        was_short = self._short
-        bound = self._max_bytes * (ROOM_AGAIN if self._short == LOG_FULL else 1)
-        if size - free > bound:
-            self._short = LOG_FULL
-        elif self._short and self._take_reserve():
-            await self._writer.submit(_unbound_growth, urgent=True)
-            self._short = None
-        if self._short == LOG_FULL and was_short is None:
-            log.error(
-                "%s: larger than %d bytes; state and bulk readings become tombstones", self._path, self._max_bytes
+        return int(size - free)
+
+    async def _keep_within_bound(self) -> int:
+        """Give up the oldest until the log is within its bound, or only safety is left; the bytes in use then."""
+        used = self._used()
+        # On a full disk nothing is gained by it: the reserve is for safety, and deleting needs some of it.
+        while (
+            used > self._max_bytes
+            and self._short != DISK_FULL
+            and (oldest := self._oldest(used - int(self._max_bytes * eviction.DOWN_TO))) is not None
+        ):
+            if not self._crowded:
+                self._crowded = True
+                log.error(
+                    "%s: larger than %d bytes; its oldest bulk and state readings become tombstones",
+                    self._path,
+                    self._max_bytes,
+                )
+            await self._evict(*oldest)
+            used = self._used()
+        if self._crowded and used <= self._max_bytes * ROOM_AGAIN:
+            self._crowded = False
+            log.warning("%s: well below its bound again; all readings are kept", self._path)
+        return used
+
+    def _oldest(self, excess: int) -> tuple[ReadingClass, int, int] | None:
+        """What goes next, for `excess` bytes: a run of the oldest records that no reader has in its hands."""
+        for cls in eviction.EXPENDABLE:
+            held = [interval for (_, lane), interval in self._held.items() if lane is cls]
+            rows = self._query(
+                "SELECT offset, length(blob) FROM record WHERE class=? ORDER BY offset LIMIT ?",
+                (CLASS_CODES[cls], eviction.CHUNK),
             )
-        if was_short and self._short is None:
-            log.warning("%s: there is space again; all readings are kept", self._path)
-        if self._short is None and self._query("SELECT 1 FROM tombstone LIMIT 1", ()):
-            await self.append(self._publish_tombstones, urgent=False)
+            run = eviction.choose([(offset, size) for offset, size in rows], held, enough=excess)
+            if run is not None:
+                return cls, *run
+        return None
+
+    async def _evict(self, cls: ReadingClass, first: int, last: int) -> None:
+        now = self._clock.now_ms()
+
+        def job(connection: sqlite3.Connection) -> tuple[int, int]:
+            return eviction.evict(connection, cls, first, last, reason=LOG_FULL, now_ms=now)
+
+        def committed(gone: tuple[int, int]) -> None:
+            self.entombed += gone[1]
+            self._depths.removed(cls, first, last, count=gone[0])
+
+        self._leaving[cls] = (first, last)
+        try:
+            await self._submit(job, urgent=False, committed=committed)
+        finally:
+            del self._leaving[cls]
 
     def _take_reserve(self) -> bool:
         try:
@@ -429,31 +423,27 @@ class DurableLog:
     def _publish_tombstones(self, connection: sqlite3.Connection) -> tuple[Sequence[Entry], None]:
         if self._short:
             return (), None  # the disk has just become full: they wait, or would be counted away themselves
-        classes = {code: cls for cls, code in CLASS_CODES.items()}
-        rows = connection.execute("SELECT device, class, reason, first, last, count FROM tombstone").fetchall()
-        connection.execute("DELETE FROM tombstone")
-        entries = [
-            Entry(
-                cls=ReadingClass.STATE,
-                body=msgspec.msgpack.encode(
-                    wire.Tombstone(
-                        device=device, cls=classes[code].value, reason=reason, first=first, last=last, count=count
-                    )
-                ),
-                device=device,
-                time=last,
-            )
-            for device, code, reason, first, last, count in rows
-        ]
-        return entries, None
+        return [
+            Entry(cls=ReadingClass.STATE, body=msgspec.msgpack.encode(told), device=told.device, time=told.last)
+            for told in lane_account.take_tombstones(connection)
+        ], None
 
 
-def _whole(offset: int, cls: ReadingClass, blob: bytes) -> Record:
-    """The record in `blob`, if it is the one of this place. Raises RecordDamaged."""
-    record = record_format.unpack(blob)
-    if (record.offset, record.cls) != (offset, cls):
-        raise RecordDamaged(f"record of offset {record.offset} stands at {offset}")
-    return record
+_WHY = {
+    LOG_FULL: "larger than its bound, and all that is left is safety",
+    LOG_PINNED: "its write-ahead log cannot be folded back because another process keeps reading; end that reader",
+}
+
+
+def _entomb(connection: sqlite3.Connection, entry: Entry, reason: str) -> None:
+    lane_account.entomb(
+        connection,
+        device=entry.device,
+        code=CLASS_CODES[entry.cls],
+        reason=reason,
+        first=entry.time,
+        last=entry.time,
+    )
 
 
 def _unbound_growth(connection: sqlite3.Connection) -> None:

@@ -47,8 +47,12 @@ class LaneDepths:
             depth.finished = offset
             depth.count -= count
 
-    def removed(self, cls: ReadingClass, offset: int) -> None:
-        """A damaged record has left its lane."""
-        for (_, lane), depth in self._depths.items():
-            if lane is cls and offset > depth.finished:
-                depth.count -= 1
+    def removed(self, cls: ReadingClass, first: int, last: int, *, count: int) -> None:
+        """So many records from `first` to `last` have left their lane without a reader's cursor passing them."""
+        for key, depth in list(self._depths.items()):
+            if key[1] is not cls or last <= depth.finished:
+                continue
+            if first > depth.finished:
+                depth.count -= count
+            else:
+                del self._depths[key]  # some of them only were still before this reader: count again

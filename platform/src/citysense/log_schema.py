@@ -68,6 +68,8 @@ def _take(connection: sqlite3.Connection, owner: Owner, missing: Step) -> None:
     try:
         missing.apply(connection)
         connection.execute("INSERT INTO migration VALUES(?, ?)", (owner.name, missing.number))
+    except sqlite3.IntegrityError as e:
+        raise StorageDamaged(f"its steps are not what their numbers say ({e})") from e
     except sqlite3.OperationalError as e:
         if any(words in str(e) for words in ("already exists", "no such table", "no such column", "duplicate column")):
             raise StorageDamaged(f"its tables are not what its numbers say ({e})") from e

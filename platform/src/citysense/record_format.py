@@ -41,7 +41,9 @@ def pack(offset: int, cls: ReadingClass, body: bytes) -> bytes:
 
 
 def unpack(blob: bytes) -> Record:
-    """The record in `blob`. Raises RecordDamaged when length, check sum or class are wrong."""
+    """The record in `blob`. Raises RecordDamaged when length, check sum or class are wrong, or it is no blob at all."""
+    if not isinstance(blob, bytes):
+        raise RecordDamaged(f"a value of type {type(blob).__name__} stands in its place")
     if len(blob) < _HEAD.size:
         raise RecordDamaged(f"{len(blob)} bytes are fewer than a record's head of {_HEAD.size}")
     length, checksum, offset, code = _HEAD.unpack_from(blob)

@@ -211,13 +211,21 @@ class SingleWriter:
                 self._schema(connection)
                 write_something(connection)
                 connection.execute("COMMIT")
-            except sqlite3.Error as e:
+            except (sqlite3.Error, UnicodeDecodeError) as e:
                 connection.close()
                 raise storage_error(self._path, e) from e
+            except StorageError:
+                connection.close()
+                raise
         except StorageError as e:
             self._open_error = e
             self._opened.set()
             return
+        except BaseException:
+            # A fault of ours. Whoever opens the file must not wait for ever for a thread that is gone.
+            self._open_error = StorageClosed(f"{self._path.name}: opening it failed through a fault of ours")
+            self._opened.set()
+            raise
         self._opened.set()
         batch: list[_Waiting] = []
         try:
@@ -340,7 +348,7 @@ def open_for_writing(path: Path, synchronous: Durability) -> sqlite3.Connection:
         connection.execute("PRAGMA secure_delete=FAST")
         # Keep the WAL from growing for ever after a burst; the next checkpoint gives the rest back.
         connection.execute("PRAGMA journal_size_limit=67108864")
-    except sqlite3.Error as e:
+    except (sqlite3.Error, UnicodeDecodeError) as e:
         raise storage_error(path, e) from e
     return connection
 
@@ -376,8 +384,13 @@ def storage_error(path: Path, error: Exception) -> StorageError:
         return StorageFull(f"{path}: no space left on the disk; free some space, the product heals by itself")
     if "unable to open" in text or "readonly" in text or "read-only" in text:
         return StorageError(f"{path} cannot be opened for writing; check the folder's owner and rights ({text})")
-    if "not a database" in text or "malformed" in text:
-        return StorageDamaged(f"{path} is damaged ({text}); move it away and start again, then restore it from a backup")
+    # SQLite quotes what it finds in a damaged file, also where that is no text.
+    if isinstance(error, UnicodeDecodeError) or any(
+        words in text for words in ("not a database", "malformed", "Could not decode")
+    ):
+        return StorageDamaged(
+            f"{path} is damaged ({text}); move it away and start again, then restore it from a backup"
+        )
     return StorageError(f"{path}: {text}")
 
 

@@ -14,23 +14,29 @@ from citysense import wire
 from citysense.clock import Clock
 from citysense.crash_points import CrashPoints
 from citysense.durable_log import DurableLog, Entry
+from citysense.log_schema import Owner, step
 from citysense_platform.ingest.accept import Assignment, Decision, Examined, Place, decide, examine, place
 from citysense_platform.ingest.intervals import Interval
 from citysense_profiles.reading import ReadingClass
 
-_SCHEMA = (
-    "CREATE TABLE IF NOT EXISTS submitted(gateway TEXT, spool TEXT, class TEXT, low INTEGER, high INTEGER,"
-    " PRIMARY KEY(gateway, spool, class, low)) WITHOUT ROWID"
+OWNER = Owner(
+    name="ingest",
+    steps=(
+        step(
+            1,
+            "what gateways have submitted",
+            "CREATE TABLE IF NOT EXISTS submitted(gateway TEXT, spool TEXT, class TEXT, low INTEGER, high INTEGER,"
+            " PRIMARY KEY(gateway, spool, class, low)) WITHOUT ROWID",
+        ),
+    ),
 )
 
 
-def platform_log(path: Path, *, clock: Clock, crash: CrashPoints | None = None) -> DurableLog:
+def platform_log(
+    path: Path, *, clock: Clock, crash: CrashPoints | None = None, synchronous: str = "FULL"
+) -> DurableLog:
     """The log of the platform in `path`, not yet open."""
-    return DurableLog(path, clock=clock, crash=crash, crash_prefix="ingest", schema=_prepare)
-
-
-def _prepare(connection: sqlite3.Connection) -> None:
-    connection.execute(_SCHEMA)
+    return DurableLog(path, clock=clock, crash=crash, crash_prefix="ingest", synchronous=synchronous, owners=(OWNER,))
 
 
 class IngestLog:
