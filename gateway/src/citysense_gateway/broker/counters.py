@@ -1,0 +1,40 @@
+"""What the broker's driver counts, under the names of the heartbeat. The fates of frames are in `counters`."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+
+class BrokerCounters:
+    """Totals since start; `connected` and `proved` are now."""
+
+    def __init__(self) -> None:
+        self.connected = False
+        self.proved = False
+        self._counts: Counter[str] = Counter(
+            dict.fromkeys(
+                (
+                    "connections",  # that were let in
+                    "sessions_lost",  # where the broker no longer knew us: what it had kept for us is gone
+                    "messages",
+                    "again",  # sent again by the broker (DUP)
+                    "retained",  # acknowledged and dropped
+                    "foreign",
+                    "unavailable",  # tries that could not be stored; the broker keeps the message
+                    "receipts",
+                    "receipts_again",
+                    "downlinks",
+                    "downlinks_refused",
+                ),
+                0,
+            )
+        )
+
+    def add(self, name: str, times: int = 1) -> None:
+        """Count."""
+        self._counts[name] += times
+
+    def figures(self) -> dict[str, float]:
+        """All of it by flat names."""
+        found = {f"broker.{name}": float(value) for name, value in self._counts.items()}
+        return {"broker.connected": float(self.connected), "broker.proved": float(self.proved), **found}
