@@ -45,6 +45,8 @@ class Platform:
         self.roster = wire.Roster(version=1, devices=[GAUGE])
         self.taken: dict[tuple[str, int], wire.Body] = {}
         self.sent = 0
+        self.orders: list[wire.Order] = []
+        self.outcomes: list[wire.Outcome] = []
         self.beats: list[wire.Heartbeat] = []
         self._changed = asyncio.Condition()
 
@@ -53,6 +55,8 @@ class Platform:
         app = web.Application(middlewares=[self._checked])
         app.router.add_post("/ingest/v1/heartbeat", self._heartbeat)
         app.router.add_get("/ingest/v1/roster", self._poll)
+        app.router.add_get("/ingest/v1/orders", self._poll_orders)
+        app.router.add_post("/ingest/v1/outcomes", self._outcomes)
         app.router.add_post("/ingest/v1/{lane}", self._submit)
         runner = web.AppRunner(app, shutdown_timeout=0.1)
         await runner.setup()
@@ -82,6 +86,26 @@ class Platform:
             if int(request.query["version"]) == self.roster.version:
                 return web.Response(status=204)
         return web.Response(body=wire.encode(self.roster))
+
+    async def order(self, *orders: wire.Order) -> None:
+        async with self._changed:
+            self.orders += orders
+            self._changed.notify_all()
+
+    async def _poll_orders(self, request: web.Request) -> web.Response:
+        after = int(request.query["after"])
+        due = [order for order in self.orders if order.number > after]
+        if not due:
+            async with self._changed:
+                await self._changed.wait()
+            due = [order for order in self.orders if order.number > after]
+        return web.Response(body=wire.encode(wire.Orders(orders=due))) if due else web.Response(status=204)
+
+    async def _outcomes(self, request: web.Request) -> web.Response:
+        async with self._changed:
+            self.outcomes += msgspec.msgpack.decode(await request.read(), type=wire.Outcomes).outcomes
+            self._changed.notify_all()
+        return web.Response(status=204)
 
     async def _submit(self, request: web.Request) -> web.Response:
         batch = msgspec.msgpack.decode(await request.read(), type=wire.Batch)

@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping
 
 from citysense import wire
 from citysense.clock import Clock
+from citysense.progress import Pulse
 from citysense_gateway.outage import Outage
 from citysense_gateway.platform_client import BatchRefused, PlatformClient, Unreachable
 
@@ -28,17 +29,20 @@ class Heartbeat:
         random: Callable[[], float],
         figures: Callable[[], Mapping[str, float]],
         every: float = EVERY_S,
+        pulse: Pulse | None = None,
     ) -> None:
         self._gateway = gateway
         self._client = client
         self._clock = clock
         self._figures = figures
         self._every = every
+        self._pulse = pulse or Pulse()
         self._outage = Outage("heartbeat", random)
 
     async def run(self) -> None:
         """Beat until cancelled. A slow answer delays the next beat; none are made up for."""
         while True:
+            self._pulse.beat()
             began = self._clock.monotonic()
             sign = wire.Heartbeat(gateway=self._gateway, time=self._clock.now_ms(), counters=dict(self._figures()))
             try:

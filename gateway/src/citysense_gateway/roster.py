@@ -17,6 +17,7 @@ import msgspec
 from citysense import wire
 from citysense.errors import SetupError
 from citysense.keys import SealBroken, Sealer
+from citysense.progress import Pulse
 from citysense_gateway.dead_letters import GATEWAY
 from citysense_gateway.devices import Changes, Devices
 from citysense_gateway.outage import Outage
@@ -34,7 +35,10 @@ LONGEST_WAIT_S = 1.0
 
 
 class RosterKeeper:
-    """Polls for the roster. `on_change` is called after the devices were replaced, before the cache is written."""
+    """Polls for the roster. `on_change` is called after the devices were replaced, before the cache is written.
+
+    `pulse` beats with each poll, which takes POLL_S at most.
+    """
 
     def __init__(
         self,
@@ -45,6 +49,7 @@ class RosterKeeper:
         sealer: Sealer,
         random: Callable[[], float],
         on_change: Callable[[Changes], None],
+        pulse: Pulse | None = None,
     ) -> None:
         self._path = path
         self._devices = devices
@@ -52,6 +57,8 @@ class RosterKeeper:
         self._sealer = sealer
         self._outage = Outage("roster", random, longest=LONGEST_WAIT_S)
         self._on_change = on_change
+        self._pulse = pulse or Pulse()
+        self._roster: wire.Roster | None = None
         self._version = _UNKNOWN
         self.current = asyncio.Event()
         """Set once the platform itself has said who the devices are, and a start without it would know them too."""
@@ -71,6 +78,7 @@ class RosterKeeper:
     async def run(self) -> None:
         """Follow the platform's roster until cancelled."""
         while True:
+            self._pulse.beat()
             try:
                 roster = await self._client.roster(self._version)
             except Unreachable as e:
@@ -87,13 +95,19 @@ class RosterKeeper:
             await asyncio.to_thread(self._remember, wire.encode(roster))
             self.current.set()
 
-    def _serve(self, roster: wire.Roster) -> None:
+    def serve_again(self) -> Changes:
+        """Fit the roster in force to the devices' profiles anew, after those have changed."""
+        return Changes() if self._roster is None else self._serve(self._roster)
+
+    def _serve(self, roster: wire.Roster) -> Changes:
+        self._roster = roster
         changes = self._devices.replace(roster)
         for device, profile in changes.unsupported:
             log.error("device %s is not served: its profile %s is not known here; update this gateway", device, profile)
         for device, sentence in changes.unfit:
             log.error("device %s is not served: %s; correct its settings in the registry", device, sentence)
         self._on_change(changes)
+        return changes
 
     def _remember(self, roster: bytes) -> None:
         """Write the cache whole or not at all."""

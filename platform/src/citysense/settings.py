@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from ipaddress import ip_address
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
@@ -33,11 +33,24 @@ class Settings(BaseModel):
     api_port: int = Field(8080, ge=1, le=65535, description="TCP port of the API and its documentation.")
     mqtt_port: int = Field(1883, ge=1, le=65535, description="TCP port of the MQTT front door.")
     coap_port: int = Field(5683, ge=1, le=65535, description="UDP port of the CoAP front door.")
+    dtls_port: int | None = Field(
+        None,
+        ge=1,
+        le=65535,
+        description="UDP port of CoAP over DTLS with pre-shared keys (usually 5684); needs the extra 'dtls'.",
+    )
+    gateway_status_port: int = Field(
+        0,
+        ge=0,
+        le=65535,
+        description="TCP port on loopback of the gateway's health and figures; 0 takes a free one, named in its log.",
+    )
     speed: float = Field(1.0, gt=0, le=1000, description="Compresses the scenario and the holds of the demo's rules.")
     scenario: str = Field(
         "storm", description="Scenario file, the name of one that is shipped, or 'none' to wait for real devices."
     )
     rules: Path | None = Field(None, description="Rule pack to use instead of the shipped one.")
+    profiles: Path | None = Field(None, description="Folder of a city's own device profiles, beside the shipped ones.")
     influx: str | None = Field(
         None,
         description="InfluxDB to keep telemetry in: http://host:8086?db=NAME (1.x) or ?org=ORG&bucket=NAME (2.x, 3.x).",
@@ -47,6 +60,25 @@ class Settings(BaseModel):
     )
     tls_cert: Path | None = Field(None, description="Certificate chain (PEM) of the API and the MQTT front door.")
     tls_key: Path | None = Field(None, description="Private key (PEM) of tls_cert.")
+    broker: str | None = Field(
+        None, description="The city's own MQTT broker to read from as well: mqtts://host:port (docs/broker.md)."
+    )
+    broker_user: str = Field("gateway", description="The gateway's account at the broker.")
+    broker_password: str | None = Field(
+        None, description="Its password; not needed with a certificate.", json_schema_extra={"secret": True}
+    )
+    broker_probes: str | None = Field(
+        None,
+        description="Two more accounts there, user:password,user:password, to prove that the broker keeps devices apart.",
+        json_schema_extra={"secret": True},
+    )
+    broker_protocol: Literal["5", "3.1.1"] = Field("5", description="Version of MQTT to speak with the broker.")
+    broker_ca: Path | None = Field(None, description="Who signed the broker's certificate (PEM).")
+    broker_cert: Path | None = Field(None, description="The gateway's certificate for the broker (PEM).")
+    broker_key: Path | None = Field(None, description="Private key (PEM) of broker_cert.")
+    modbus_ca: Path | None = Field(None, description="Who signed the certificates of devices at modbus+tls (PEM).")
+    modbus_cert: Path | None = Field(None, description="The gateway's certificate for those devices (PEM).")
+    modbus_key: Path | None = Field(None, description="Private key (PEM) of modbus_cert.")
     insecure: bool = Field(
         False, description="Listen beyond loopback without TLS, and take plain CoAP there. For test benches."
     )

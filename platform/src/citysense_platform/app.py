@@ -11,6 +11,7 @@ import os
 import random
 import signal
 import socket
+import sqlite3
 import sys
 from collections.abc import Collection, Coroutine, Iterator, Sequence
 from dataclasses import dataclass
@@ -26,6 +27,7 @@ from citysense.errors import CitysenseError, SetupError, StorageClosed, StorageE
 from citysense.keys import load_or_create_key, load_or_create_secret, token_digest
 from citysense.log_lines import log_to_stderr
 from citysense.parent import end_with_parent
+from citysense.progress import Progress, Pulse, Watchdog, keep_beating
 from citysense_platform.city.database import City
 from citysense_platform.ingest.log import platform_log
 from citysense_platform.parts import GATEWAY, Parts, build_parts
@@ -49,10 +51,14 @@ class PlatformSettings:
     influx: str | None
     influx_token: str
     rules: Path | None
+    profiles: Path | None
     speed: float
     responsible_unit: str
     tls_cert: Path | None
     tls_key: Path | None
+    synchronous: str = "FULL"
+    """How the log commits. Anything but FULL breaks the promise behind every 2xx of the ingest; it is there to show that the
+    test of that promise can fail."""
 
 
 class Platform:
@@ -62,6 +68,7 @@ class Platform:
         self._settings = settings
         self._clock = clock
         self._crash = crash
+        self._progress = Progress(clock)
         self._tasks: list[asyncio.Task[None]] = []
 
     async def run(self) -> None:
@@ -74,7 +81,9 @@ class Platform:
         admin = load_or_create_secret(settings.data / "admin-token")
         gateway = load_or_create_secret(settings.data / "gateway-token")
         load_or_create_key(settings.data / "keys" / "pseudonym.key")
-        log_file = platform_log(settings.data / "log.db", clock=self._clock, crash=self._crash)
+        log_file = platform_log(
+            settings.data / "log.db", clock=self._clock, crash=self._crash, synchronous=settings.synchronous
+        )
         city = City(f"sqlite:///{settings.data / 'city.db'}", crash=self._crash)
         async with contextlib.AsyncExitStack() as closing:
             closing.callback(listener.close)
@@ -93,13 +102,15 @@ class Platform:
             )
             closing.push_async_callback(parts.close)
             await parts.gateways.ensure_gateway(GATEWAY, gateway)
-            await self._serve(parts, log_file, listener, stop)
+            with Watchdog(self._progress):
+                await self._serve(parts, log_file, listener, stop)
 
     async def _serve(self, parts: Parts, log_file: DurableLog, listener: socket.socket, stop: asyncio.Event) -> None:
         server = _server(parts, self._settings)
         for name, work in {**parts.work, **parts.endless}.items():
             self._start(name, work)
-        self._start("upkeep", self._tend(log_file))
+        self._start("upkeep", self._tend(log_file, self._progress.watch("log")))
+        self._start("heartbeat", keep_beating(self._progress.watch("event loop")))
         self._start("api", server.serve(sockets=[listener]))
         waiting = asyncio.create_task(stop.wait(), name="stop")
         log.info("ready on %s:%d", self._settings.bind, listener.getsockname()[1])
@@ -107,7 +118,7 @@ class Platform:
         parts.stop()
         server.should_exit = True
         waiting.cancel()
-        await self._finish({"upkeep", *parts.endless})
+        await self._finish({"upkeep", "heartbeat", *parts.endless})
         failed = [task for task in done if task is not waiting]
         if failed and not stop.is_set():
             names = ", ".join(task.get_name() for task in failed)
@@ -126,18 +137,25 @@ class Platform:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
-    async def _tend(self, log_file: DurableLog) -> None:
+    async def _tend(self, log_file: DurableLog, pulse: Pulse) -> None:
         """Each second: heal after a full disk; each minute: trim what every reader has finished."""
         trimmed = self._clock.monotonic()
         failures = 0
         while True:
+            # At rest while it sleeps; a commit of nothing shows that the log's writer still answers.
+            pulse.rest()
             await asyncio.sleep(1.0)
+            pulse.beat()
             try:
+                await log_file.tidy(_nothing)
+                pulse.beat()
                 await log_file.tend()
+                pulse.beat()
                 if self._clock.monotonic() - trimmed >= TRIM_SECONDS:
                     trimmed = self._clock.monotonic()
                     for cls in (ReadingClass.SAFETY, ReadingClass.STATE):
                         await log_file.trim(cls, ["rules", "store", "events"], keep=KEEP_OFFSETS)
+                        pulse.beat()
                     await log_file.trim(ReadingClass.BULK, ["store", "events"], keep=KEEP_OFFSETS)
             except StorageClosed:
                 raise
@@ -149,6 +167,10 @@ class Platform:
                 if failures:
                     log.warning("upkeep of the log works again after %d failed tries", failures)
                 failures = 0
+
+
+def _nothing(_: sqlite3.Connection) -> None:
+    return
 
 
 class _Server(uvicorn.Server):
@@ -203,10 +225,12 @@ def parse(argv: Sequence[str] | None) -> PlatformSettings:
     parser.add_argument("--api-port", type=int, default=8080, metavar="PORT")
     parser.add_argument("--influx", metavar="URL")
     parser.add_argument("--rules", type=Path, metavar="FILE")
+    parser.add_argument("--profiles", type=Path, metavar="DIR")
     parser.add_argument("--speed", type=float, default=1.0, metavar="X")
     parser.add_argument("--responsible-unit", default="值班室 / duty office", metavar="NAME")
     parser.add_argument("--tls-cert", type=Path, metavar="FILE")
     parser.add_argument("--tls-key", type=Path, metavar="FILE")
+    parser.add_argument("--synchronous", choices=("FULL", "NORMAL"), default="FULL", help=argparse.SUPPRESS)
     given = parser.parse_args(argv)
     return PlatformSettings(**vars(given), influx_token=os.environ.get("CITYSENSE_INFLUX_TOKEN", ""))
 

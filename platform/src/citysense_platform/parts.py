@@ -16,6 +16,7 @@ from citysense import wire
 from citysense.clock import Clock
 from citysense.crash_points import CrashPoints
 from citysense.durable_log import DurableLog
+from citysense.errors import SetupError
 from citysense.keys import Sealer, load_or_create_key
 from citysense_platform.alerts.book import AlertBook
 from citysense_platform.alerts.queries import Alerts
@@ -57,6 +58,7 @@ from citysense_platform.store.influx_server import parse_target
 from citysense_platform.store.routes import telemetry_routes
 from citysense_platform.store.writer import StoreWriter
 from citysense_profiles.catalogue import load_catalogue
+from citysense_profiles.errors import ProfileError
 from citysense_profiles.vocabulary import Vocabulary, load_vocabulary
 
 GATEWAY = "gateway-1"
@@ -74,6 +76,8 @@ class Options(Protocol):
     def influx_token(self) -> str: ...
     @property
     def rules(self) -> Path | None: ...
+    @property
+    def profiles(self) -> Path | None: ...
     @property
     def speed(self) -> float: ...
     @property
@@ -107,7 +111,10 @@ async def build_parts(
     jitter: random.Random,
 ) -> Parts:
     """Open the stores and join all parts. Raises CitysenseError with a sentence."""
-    catalogue, vocabulary = load_catalogue(), load_vocabulary()
+    try:
+        catalogue, vocabulary = load_catalogue(options.profiles), load_vocabulary()
+    except ProfileError as e:
+        raise SetupError(str(e)) from e
     pack = load_pack(options.rules or DEFAULT_PACK, speed=options.speed, vocabulary=vocabulary)
     events = EventStore(options.data / "events", clock=clock, crash=crash)
     store = _telemetry(options, events, vocabulary, clock, crash)

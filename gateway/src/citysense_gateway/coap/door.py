@@ -130,7 +130,9 @@ class CoapDoor:
         self._answers = Answers(Addresses(secret=random_bytes(32), clock=clock))
         self._contexts = OscoreContexts(keys=keys.oscore, store=store, random_bytes=random_bytes) if store else None
         self._dtls = DtlsLayer(psk=keys.psk, arrived=self._exchanges.received, clock=clock)
-        self._mail = MailService(mail, self._exchanges, self._answers, clock=clock, random=random) if mail else None
+        self._mail: MailService | None = None
+        if mail is not None:  # an empty mailbox has no length, and is one all the same
+            self._mail = MailService(mail, self._exchanges, self._answers, clock=clock, random=random)
         self._sockets: list[UdpSocket] = []
         self._ports: dict[str, int] = {}
         self._contexts_open = False

@@ -12,7 +12,28 @@ from collections.abc import Sequence
 from importlib.metadata import version
 from typing import Any
 
-from citysense.cli import bench_decode, bench_latency, config, profiles, soak_kill, test_suite, up
+from citysense.cli import (
+    bench_broker,
+    bench_coap,
+    bench_connections,
+    bench_decode,
+    bench_latency,
+    bench_modbus,
+    bench_modbus_line,
+    bench_mqtt,
+    config,
+    gateway_check,
+    gateway_qualify,
+    gateway_reload,
+    profiles,
+    soak_faults,
+    soak_kill,
+    soak_modbus,
+    soak_outage,
+    soak_power,
+    test_suite,
+    up,
+)
 from citysense.errors import CitysenseError, WrongUse
 
 DESCRIPTION = (
@@ -45,11 +66,24 @@ def build_parser() -> argparse.ArgumentParser:
     benches = bench.add_subparsers(title="benches", metavar="BENCH", required=True)
     bench_latency.add_parser(benches)
     bench_decode.add_parser(benches)
+    bench_mqtt.add_parser(benches)
+    bench_broker.add_parser(benches)
+    bench_coap.add_parser(benches)
+    bench_connections.add_parser(benches)
+    bench_modbus.add_parser(benches)
+    bench_modbus_line.add_parser(benches)
     gateway = _group(commands, "gateway", "look after a gateway", "citysense gateway check")
-    gateway.add_subparsers(title="gateway commands", metavar="COMMAND", required=True)
+    gateways = gateway.add_subparsers(title="gateway commands", metavar="COMMAND", required=True)
+    gateway_check.add_parser(gateways)
+    gateway_reload.add_parser(gateways)
+    gateway_qualify.add_parser(gateways)
     soak = _group(commands, "soak", "long runs that try to break a promise", "citysense soak kill --kills 30")
     soaks = soak.add_subparsers(title="soaks", metavar="SOAK", required=True)
     soak_kill.add_parser(soaks)
+    soak_outage.add_parser(soaks)
+    soak_power.add_parser(soaks)
+    soak_faults.add_parser(soaks)
+    soak_modbus.add_parser(soaks)
     return parser
 
 

@@ -31,12 +31,13 @@ class Port:
 
 def require_free(address: str, ports: Sequence[Port]) -> None:
     """Raises SetupError naming every port that cannot be had, who has it, and what to do."""
-    problems = [problem for port in ports if (problem := _problem(address, port))]
+    problems = [problem for port in ports if (problem := problem_with(address, port))]
     if problems:
         raise SetupError(" ".join(problems))
 
 
-def _problem(address: str, port: Port) -> str | None:
+def problem_with(address: str, port: Port) -> str | None:
+    """Why the port cannot be had, as a sentence that says who has it; None where it is free."""
     family = socket.AF_INET6 if ip_address(address).version == 6 else socket.AF_INET
     with socket.socket(family, port.kind) as probe:
         if port.kind is socket.SOCK_STREAM:

@@ -11,14 +11,15 @@ import os
 import signal
 import socket
 import sys
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
 import aiohttp
 
+from citysense.cli.programs import programs
 from citysense.cli.supervisor import Program
-from citysense.cli.up import programs
 from citysense.clock import Clock
 from citysense.errors import SetupError
 from citysense.keys import load_or_create_secret
@@ -33,6 +34,10 @@ NAMES = ("platform", "gateway")
 CRASH_AT = "CITYSENSE_CRASH_AT"
 
 
+Uplink = Callable[[int], Awaitable[int]]
+"""Given the platform's port, the one at which the gateway is to look for it: something may stand between them."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Died:
     """A child's end: its name and how (the exit code, negative for a signal)."""
@@ -44,8 +49,11 @@ class Died:
 class Stack:
     """Start, kill, revive, stop. `api` and the ports are known after `start`."""
 
-    def __init__(self, data: Path, *, clock: Clock, rules: Path | None = None, speed: float = 1.0) -> None:
+    def __init__(
+        self, data: Path, *, clock: Clock, rules: Path | None = None, speed: float = 1.0, uplink: Uplink | None = None
+    ) -> None:
         self.data = data
+        self._uplink = uplink
         self._clock = clock
         self._rules = rules
         self._speed = speed
@@ -78,6 +86,9 @@ class Stack:
             rules=self._rules,
         )
         self._programs = {program.name: program for program in programs(settings, self.data, None)}
+        if self._uplink is not None:
+            there = settings.model_copy(update={"api_port": await self._uplink(self.api_port)})
+            self._programs["gateway"] = next(p for p in programs(there, self.data, None) if p.name == "gateway")
         for name in NAMES:
             self._logs[name] = (self.data / "logs" / f"{name}.log").open("ab")
             await self._spawn(name, None)
@@ -139,6 +150,14 @@ class Stack:
         """End a child with SIGKILL, now: it gets no chance to finish anything."""
         self._expected_dead.add(name)
         self._processes[name].kill()
+
+    def pause(self, name: str) -> None:
+        """Halt a child with SIGSTOP: its connections stay open and nothing answers on them."""
+        self._processes[name].send_signal(signal.SIGSTOP)
+
+    def resume(self, name: str) -> None:
+        """Let a halted child go on."""
+        self._processes[name].send_signal(signal.SIGCONT)
 
     async def dead(self, name: str, within: float) -> bool:
         """Wait for a child to end by itself; False if it did not within `within` seconds."""

@@ -6,7 +6,6 @@ import argparse
 import asyncio
 import os
 import signal
-import socket
 from collections.abc import Sequence
 from ipaddress import ip_address
 from pathlib import Path
@@ -18,9 +17,10 @@ from rich.live import Live
 
 from citysense.cli.data_folder import DataFolder
 from citysense.cli.live_view import Surroundings, draw, line, title
-from citysense.cli.ports import Port, require_free
+from citysense.cli.ports import require_free
+from citysense.cli.programs import api_url, programs, wanted_ports
 from citysense.cli.status_feed import Status, StatusFeed
-from citysense.cli.supervisor import Child, Program, Supervisor
+from citysense.cli.supervisor import Child, Supervisor
 from citysense.clock import SystemClock
 from citysense.errors import SetupError, UpstreamError
 from citysense.keys import load_or_create_secret
@@ -48,13 +48,25 @@ def add_parser(commands: Any) -> None:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     fields = Settings.model_fields
-    shown = {"data": "DIR", "bind": "ADDRESS", "speed": "X", "scenario": "FILE|none", "influx": "URL", "rules": "FILE"}
-    for name in ("data", "api_port", "mqtt_port", "coap_port", "speed", "scenario", "influx", "rules", "bind"):
+    shown = {
+        "data": "DIR",
+        "bind": "ADDRESS",
+        "speed": "X",
+        "scenario": "FILE|none",
+        "influx": "URL",
+        "rules": "FILE",
+        "profiles": "DIR",
+    }
+    ports = ("api_port", "mqtt_port", "coap_port", "dtls_port", "gateway_status_port")
+    for name in ("data", *ports, "speed", "scenario", "influx", "rules", "profiles", "bind"):
         kind = int if name.endswith("_port") else float if name == "speed" else str
         default = fields[name].default
         text = (fields[name].description or "") + (f" Default: {default}." if default is not None else "")
         parser.add_argument(_flag(name), type=kind, default=None, metavar=shown.get(name, "PORT"), help=text)
-    for name in ("tls_cert", "tls_key"):
+    shown |= {"broker": "URL", "broker_user": "NAME", "broker_protocol": "5|3.1.1"}
+    for name in ("broker", "broker_user", "broker_protocol"):
+        parser.add_argument(_flag(name), default=None, metavar=shown[name], help=fields[name].description)
+    for name in ("tls_cert", "tls_key", "broker_ca", "broker_cert", "broker_key"):
         parser.add_argument(_flag(name), default=None, metavar="FILE", help=fields[name].description)
     parser.add_argument("--insecure", action="store_true", default=None, help=fields["insecure"].description)
     parser.add_argument("--config", type=Path, metavar="FILE", help="read this file instead of ./citysense.toml")
@@ -79,22 +91,6 @@ def run(arguments: argparse.Namespace) -> int:
         return asyncio.run(_Session(settings, folder.path, token, scenario).run())
 
 
-def wanted_ports(settings: Settings) -> list[Port]:
-    """The listeners of one instance."""
-    return [
-        Port(number=settings.api_port, kind=socket.SOCK_STREAM, purpose="API", option="--api-port"),
-        Port(number=settings.mqtt_port, kind=socket.SOCK_STREAM, purpose="MQTT", option="--mqtt-port"),
-        Port(number=settings.coap_port, kind=socket.SOCK_DGRAM, purpose="CoAP", option="--coap-port"),
-    ]
-
-
-def api_url(settings: Settings) -> str:
-    """Where the processes of this box find the API: on loopback, also when it is served on every address."""
-    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(settings.bind, settings.bind)  # noqa: S104 - compared, not bound
-    scheme = "https" if settings.tls_cert else "http"
-    return f"{scheme}://[{host}]:{settings.api_port}" if ":" in host else f"{scheme}://{host}:{settings.api_port}"
-
-
 def require_reachable(settings: Settings, scenario: Path | None) -> None:
     """Raises SetupError when the simulated devices could not reach the doors: they speak in clear, on loopback."""
     if scenario is None:
@@ -104,32 +100,6 @@ def require_reachable(settings: Settings, scenario: Path | None) -> None:
         raise SetupError(
             "the simulated district speaks in clear on loopback only: add --scenario none to serve real devices"
         )
-
-
-def programs(settings: Settings, data: Path, scenario: Path | None) -> list[Program]:
-    """The processes of one instance, in the order in which they start."""
-    url = api_url(settings)
-    tls = ["--tls-cert", str(settings.tls_cert), "--tls-key", str(settings.tls_key)] if settings.tls_cert else []
-    insecure = ["--insecure"] if settings.insecure else []
-    common = ["--data", str(data), "--bind", settings.bind]
-    platform = [*common, "--api-port", str(settings.api_port), "--speed", str(settings.speed), *tls]
-    platform += ["--responsible-unit", settings.responsible_unit]
-    platform += ["--influx", settings.influx] if settings.influx else []
-    platform += ["--rules", str(settings.rules)] if settings.rules else []
-    token = {"CITYSENSE_INFLUX_TOKEN": settings.influx_token} if settings.influx_token else {}
-    ports = ["--mqtt-port", str(settings.mqtt_port), "--coap-port", str(settings.coap_port)]
-    found = [
-        Program(name="platform", module="citysense_platform.app", arguments=platform, environment=token),
-        Program(
-            name="gateway",
-            module="citysense_gateway.app",
-            arguments=[*common, *ports, "--platform", url, *tls, *insecure],
-        ),
-    ]
-    if scenario is not None:
-        story = ["--data", str(data), "--api", url, *ports, "--speed", str(settings.speed), "--scenario", str(scenario)]
-        found.append(Program(name="simulator", module="citysense_sim.app", arguments=story))
-    return found
 
 
 class _Session:
