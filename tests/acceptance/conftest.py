@@ -63,10 +63,18 @@ class Instance:
         self.until(lambda: self.process_ended() or self.ready(), "it is ready")
         assert not self.process_ended(), self.output()
 
-    def start_processes(self, *, tracer: Sequence[str] = (), gateway_options: Sequence[str] = ()) -> None:
-        """Start platform and gateway by hand, the gateway under `tracer`."""
+    def start_processes(
+        self,
+        *,
+        tracer: Sequence[str] = (),
+        gateway_options: Sequence[str] = (),
+        platform_tracer: Sequence[str] = (),
+        platform_options: Sequence[str] = (),
+    ) -> None:
+        """Start platform and gateway by hand, each under its tracer."""
         self.data.mkdir(parents=True, exist_ok=True)
         platform = ["-m", "citysense_platform.app", "--data", str(self.data), "--api-port", str(self.api_port)]
+        platform += platform_options
         gateway = [
             "-m",
             "citysense_gateway.app",
@@ -77,7 +85,7 @@ class Instance:
         ]
         gateway += ["--mqtt-port", str(self.mqtt_port), "--coap-port", str(self.coap_port), *gateway_options]
         with self.output_file.open("a") as output:
-            for command in ([sys.executable, *platform], [*tracer, sys.executable, *gateway]):
+            for command in ([*platform_tracer, sys.executable, *platform], [*tracer, sys.executable, *gateway]):
                 self.others.append(subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT, text=True))
         self.until(self.ready, "platform and gateway are ready")
 
@@ -209,6 +217,14 @@ class Instance:
 def instance(tmp_path: Path) -> Iterator[Instance]:
     """An instance that is not started yet."""
     made = Instance(tmp_path / "data")
+    yield made
+    made.close()
+
+
+@pytest.fixture(scope="module")
+def module_instance(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Instance]:
+    """An instance that is not started yet, shared by the tests of a module."""
+    made = Instance(tmp_path_factory.mktemp("shared") / "data")
     yield made
     made.close()
 
