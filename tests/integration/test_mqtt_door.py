@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import datetime
+import json
 import ssl
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -19,7 +20,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from citysense.clock import Clock, SetClock, SystemClock
-from citysense_gateway.frame import Done, Frame, Kind, Reason, Verdict
+from citysense_gateway.frame import Done, Frame, Kind, Reason, Receipt, Verdict
 from citysense_gateway.mqtt.door import MqttDoor
 from citysense_gateway.mqtt.limits import MqttSettings
 
@@ -495,3 +496,24 @@ async def test_tls_carries_the_same_conversation(pipeline: Pipeline, tmp_path: P
         door.disconnect("gauge-1")
         assert await peer.receive() == b"\xe0\x98"
         assert await peer.receive() == b""
+
+
+async def test_a_device_with_a_gap_hears_its_receipt_again_until_the_gap_is_closed(pipeline: Pipeline) -> None:
+    receipts = {b"0": 0, b"2": 0, b"1": 2}
+    pipeline.judge = lambda frame: Verdict(kind=Kind.STORED, receipt=Receipt(boot=1, seq=receipts[frame.payload]))
+    async with serving(pipeline, repeat_receipt_after=0.05) as door, peer_online(door, V3) as peer:
+        peer.send(packet(0x82, b"\x00\x01" + words("cs/v1/gauge-1/ack") + b"\x00"))
+        assert await peer.receive() == b"\x90\x00\x01\x00"
+
+        async def receipt() -> int:
+            while not (got := await peer.receive()).startswith(b"\x30"):
+                assert got.startswith(b"\x40"), got
+            return int(json.loads(got[1 + 2 + len("cs/v1/gauge-1/ack") :])["seq"])
+
+        peer.send(publish_bytes(V3, 1, payload=b"0"))
+        assert await receipt() == 0
+        peer.send(publish_bytes(V3, 2, payload=b"2"))
+        assert [await receipt() for _ in range(3)] == [0, 0, 0], "the first is the answer, the others are repeats"
+        peer.send(publish_bytes(V3, 3, payload=b"1"))
+        while await receipt() != 2:
+            pass  # a repeat that was under way

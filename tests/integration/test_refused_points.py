@@ -27,6 +27,7 @@ class Settings:
     influx: str | None
     influx_token: str = ""
     rules: Path | None = None
+    profiles: Path | None = None
     speed: float = 1.0
     responsible_unit: str = ""
 

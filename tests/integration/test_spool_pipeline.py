@@ -6,6 +6,7 @@ import asyncio
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -15,7 +16,7 @@ from hypothesis import strategies as st
 from citysense import wire
 from citysense.clock import SetClock
 from citysense.crash_points import CrashPoints
-from citysense.errors import StorageFull
+from citysense.errors import Overloaded, StorageFull
 from citysense.keys import Sealer, TagPseudonym
 from citysense.wire import Roster, RosterDevice
 from citysense_gateway.counters import FrameCounters
@@ -26,7 +27,7 @@ from citysense_gateway.frame import Frame, Identity, Kind, Reason, Receipt, Tran
 from citysense_gateway.pipeline import Pipeline
 from citysense_gateway.received_numbers import BOOTS_KEPT
 from citysense_gateway.sequence import Sequence, receive
-from citysense_gateway.spool import MAX_KEYS, Spool
+from citysense_gateway.spool import JOB_BOUND, MAX_KEYS, Spool
 from citysense_profiles.catalogue import load_catalogue
 from citysense_profiles.profile import Profile
 from citysense_profiles.reading import ReadingClass
@@ -286,7 +287,7 @@ async def test_a_defect_stops_one_frame_and_nothing_else(
     with monkeypatch.context() as patch:
         patch.setattr(Profile, "decode", poisoned)
         verdicts = [await gateway.pipeline.accept(frame(b"payload", device)) for _ in range(3)]
-        assert {verdict.kind for verdict in verdicts} == {Kind.UNAVAILABLE}
+        assert {(verdict.kind, verdict.reason) for verdict in verdicts} == {(Kind.REJECTED, Reason.INTERNAL)}
     assert (await gateway.pipeline.accept(frame(report(0)))).kind is Kind.STORED
     figures = gateway.counters.snapshot()
     assert (figures["rejected.internal"], figures["unavailable"], figures["stored"]) == (3, 0, 1)
@@ -462,3 +463,37 @@ def test_receipts_and_repeats_survive_any_order_and_restarts(
             made.spool.close()
 
     asyncio.run(play())
+
+
+async def test_a_defect_of_one_door_keeps_no_verdict_from_another(
+    gateway: Bench, caplog: pytest.LogCaptureFixture
+) -> None:
+    told: list[int] = []
+
+    def take(seq: int, verdict: Verdict) -> None:
+        if seq == 1:
+            raise KeyError("a door's own defect")
+        told.append(seq)
+
+    for seq in range(5):
+        gateway.pipeline.deliver(frame(report(seq)), partial(take, seq))
+    async with asyncio.timeout(10):
+        while len(told) < 4:
+            await asyncio.sleep(0)
+    assert told == [0, 2, 3, 4]
+    assert "in take" in caplog.text
+
+
+async def test_no_verdict_comes_from_within_the_delivery(gateway: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    def overloaded(*_: object, **__: object) -> None:
+        raise Overloaded("too many writes wait")
+
+    monkeypatch.setattr(gateway.spool.log, "post", overloaded)
+    told: list[Verdict] = []
+    for seq in range(JOB_BOUND + 1):
+        gateway.pipeline.deliver(frame(report(seq)), told.append)
+        assert not told
+    async with asyncio.timeout(10):
+        while len(told) <= JOB_BOUND:
+            await asyncio.sleep(0)
+    assert {verdict.kind for verdict in told} == {Kind.UNAVAILABLE}

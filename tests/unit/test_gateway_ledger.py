@@ -57,6 +57,9 @@ class FrailPipeline:
         self.counters.ended(STORED)
         return STORED
 
+    async def read_again(self, frame: Frame) -> Verdict:
+        return await self.accept(frame)
+
     async def refuse(self, frame: Frame, reason: Reason, detail: str) -> Verdict:
         self.counters.came_in(frame.transport)
         self.counters.ended(REJECTED)

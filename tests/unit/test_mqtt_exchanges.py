@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 import pytest
 
 from citysense_gateway.frame import Frame, Identity, Kind, Reason, Receipt, Verdict
+from citysense_gateway.gaps import Gaps
 from citysense_gateway.mail import Mail
 from citysense_gateway.mqtt.actions import Action, Close, CloseReason, Delivery, Signal
 from citysense_gateway.mqtt.conversation import Conversation, Surroundings
@@ -52,6 +53,9 @@ class Silent:
     def next_mail(self, waiting: Sequence[Mail]) -> Mail | None:
         return None
 
+    def repeat_receipt(self, device: str, receipt: Receipt) -> None:
+        raise AssertionError("no gap is played here")
+
     def send_mail(self, mail: Mail) -> bool:
         return False
 
@@ -64,6 +68,7 @@ def surroundings(
 ) -> Surroundings:
     settings = settings or MqttSettings()
     return Surroundings(
+        gaps=Gaps(),
         check_password=check_password,
         check_certificate=lambda device, der: (device, der) == ("gauge-1", b"its own"),
         topic_rights=vendor_rights,

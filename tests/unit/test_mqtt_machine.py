@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from citysense.clock import SetClock
-from citysense_gateway.frame import Frame, Kind, Verdict
+from citysense_gateway.frame import Frame, Kind, Receipt, Verdict
+from citysense_gateway.gaps import Gaps
 from citysense_gateway.mail import Mail
 from citysense_gateway.mqtt.actions import Action, Close, CloseReason, Delivery, Signal
 from citysense_gateway.mqtt.conversation import Conversation, Surroundings
@@ -152,6 +153,9 @@ class Link:
     def next_mail(self, waiting: Sequence[Mail]) -> Mail | None:
         return self.conversation.next_mail(waiting)
 
+    def repeat_receipt(self, device: str, receipt: Receipt) -> None:
+        raise AssertionError("no gap is played here")
+
     def send_mail(self, mail: Mail) -> bool:
         actions = self.conversation.send(mail, self._world.clock.now_ms())
         self.take(actions)
@@ -216,6 +220,7 @@ class World:
         self.pipeline: list[Delivery] = []
         self.sessions = Sessions(settings=MqttSettings(), store=self.store)
         self.around = Surroundings(
+            gaps=Gaps(),
             check_password=lambda device, secret: True,
             check_certificate=lambda device, der: False,
             topic_rights=lambda device, topic: None,

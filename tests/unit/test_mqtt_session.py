@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from citysense_gateway.frame import Frame, Identity, Kind, Reason, Receipt, Verdict
+from citysense_gateway.gaps import Gaps
 from citysense_gateway.mail import Mail
 from citysense_gateway.mqtt.actions import Action, Close, CloseReason, Delivery, Signal, publish_code
 from citysense_gateway.mqtt.conversation import Conversation, Surroundings
@@ -54,6 +55,9 @@ class Silent:
     def next_mail(self, waiting: Sequence[Mail]) -> Mail | None:
         return None
 
+    def repeat_receipt(self, device: str, receipt: Receipt) -> None:
+        raise AssertionError("no gap is played here")
+
     def send_mail(self, mail: Mail) -> bool:
         return False
 
@@ -66,6 +70,7 @@ def surroundings(
 ) -> Surroundings:
     settings = settings or MqttSettings()
     return Surroundings(
+        gaps=Gaps(),
         check_password=check_password,
         check_certificate=lambda device, der: (device, der) == ("gauge-1", b"its own"),
         topic_rights=vendor_rights,
@@ -235,7 +240,7 @@ def test_verdicts_become_answers(verdict: Verdict, v3: int | None, v5: int) -> N
 
 def test_every_reason_has_an_answer() -> None:
     for reason in Reason:
-        assert publish_code(V5, Verdict(kind=Kind.REJECTED, reason=reason)) in (0x87, 0x99)
+        assert publish_code(V5, Verdict(kind=Kind.REJECTED, reason=reason)) in (0x83, 0x87, 0x99)
 
 
 def test_a_frame_says_who_where_and_which_message() -> None:

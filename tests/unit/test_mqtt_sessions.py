@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import pytest
 
+from citysense_gateway.frame import Receipt
 from citysense_gateway.mail import Mail
 from citysense_gateway.mqtt.actions import CloseReason
 from citysense_gateway.mqtt.fields import Fault
@@ -25,6 +26,9 @@ class Holder:
 
     def next_mail(self, waiting: Sequence[Mail]) -> Mail | None:
         return None
+
+    def repeat_receipt(self, device: str, receipt: Receipt) -> None:
+        raise AssertionError("no gap is played here")
 
     def send_mail(self, mail: Mail) -> bool:
         return False

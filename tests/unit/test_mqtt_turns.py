@@ -6,6 +6,7 @@ import asyncio
 
 from citysense.clock import SetClock
 from citysense_gateway.frame import Done, Frame, Kind, Reason, Verdict
+from citysense_gateway.gaps import Gaps
 from citysense_gateway.mqtt.actions import CloseReason
 from citysense_gateway.mqtt.connection import Common, Connection
 from citysense_gateway.mqtt.conversation import Surroundings
@@ -110,6 +111,7 @@ class Bench:
         self.wire = Wire()
         self.sink = Sink()
         around = Surroundings(
+            gaps=Gaps(),
             check_password=lambda device, secret: True,
             check_certificate=lambda device, der: False,
             topic_rights=lambda device, topic: None,

@@ -8,8 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 
-from citysense_gateway.dead_letters import INTERNAL
-from citysense_gateway.frame import Kind, Transport, Verdict
+from citysense_gateway.frame import Kind, Reason, Transport, Verdict
 
 _CAME_IN = {transport: f"frames.{transport.value}" for transport in Transport}
 
@@ -37,7 +36,7 @@ class FrameCounters:
 
     def broke(self) -> None:
         """A frame met a defect of ours instead of a verdict."""
-        self._counts[f"rejected.{INTERNAL}"] += 1
+        self._counts[f"rejected.{Reason.INTERNAL.value}"] += 1
 
     def add(self, name: str, times: int = 1) -> None:
         """Count events of another kind."""

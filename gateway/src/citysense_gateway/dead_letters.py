@@ -23,9 +23,6 @@ GATEWAY = "gateway"
 NO_VALUE = "no_value"
 """Reason of a letter beside a stored frame: a sentinel of the device's stands where a value should."""
 
-INTERNAL = "internal"
-"""Reason of a letter of a frame that was stopped by a defect of ours. Its device was told to keep the reading."""
-
 Seal = Callable[[str, bytes], bytes]
 """(owner, clear) -> sealed; see `keys.Sealer.seal`."""
 

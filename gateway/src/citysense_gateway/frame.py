@@ -96,6 +96,8 @@ class Reason(StrEnum):
     IDENTITY_MISMATCH = "identity_mismatch"
     """The payload names another device than the channel."""
     TOO_LARGE = "too_large"
+    INTERNAL = "internal"
+    """A defect of ours stopped it; it is kept whole, to be read again after a mend."""
 
 
 class Receipt(msgspec.Struct, frozen=True, kw_only=True, gc=False):

@@ -16,7 +16,7 @@ from citysense import wire
 from citysense.crash_points import CrashPoints
 from citysense.errors import StorageError
 from citysense_gateway.counters import FrameCounters
-from citysense_gateway.dead_letters import INTERNAL, NO_VALUE, Quota, Seal, dead_letter, printable
+from citysense_gateway.dead_letters import NO_VALUE, Quota, Seal, dead_letter, printable
 from citysense_gateway.defects import DEFECTS, Defects
 from citysense_gateway.devices import Device, Devices
 from citysense_gateway.fingerprint import fingerprint
@@ -109,9 +109,16 @@ class Pipeline:
     def _end(self, verdict: Verdict, done: Done) -> None:
         """The one end of every frame that has a verdict."""
         self._counters.ended(verdict)
-        done(verdict)
+        self._tell(verdict, done)
         if verdict.kind in (Kind.STORED, Kind.DUPLICATE) and self._crash.armed(_AFTER_ACK):
             _after_turns(asyncio.get_running_loop(), _TURNS_UNTIL_ACK, lambda: self._crash.at(_AFTER_ACK))
+
+    def _tell(self, verdict: Verdict, done: Done) -> None:
+        try:
+            done(verdict)
+        except DEFECTS as e:
+            # A door's defect: its neighbours in the same commit wait for their verdicts too.
+            self._defects.tell(e, may_quote=False)
 
     def _later(self, steps: Coroutine[Any, Any, Verdict], done: Done) -> None:
         """Tell `done` when `steps`, which count for themselves, have come to a verdict."""
@@ -120,7 +127,7 @@ class Pipeline:
 
         def ended(task: asyncio.Task[Verdict]) -> None:
             self._under_way.discard(task)
-            done(Verdict(kind=Kind.UNAVAILABLE) if task.cancelled() else task.result())
+            self._tell(Verdict(kind=Kind.UNAVAILABLE) if task.cancelled() else task.result(), done)
 
         task.add_done_callback(ended)
 
@@ -229,23 +236,28 @@ class Pipeline:
         return verdict
 
     async def _broke(self, frame: Frame, error: BaseException) -> Verdict:
-        """The end of a frame on which our own code failed: counted, told, kept, and the device is asked to keep it too."""
+        """The end of a frame on which our own code failed: counted, told and kept, to be read again after a mend.
+
+        Once it is kept it is answered like any frame that cannot be used: a device that were asked to keep it would send
+        it first for ever, and nothing behind it would come through.
+        """
         self._counters.broke()
         device = self._sender(frame)
         where = self._defects.tell(error, may_quote=device is not None and not device.profile.personal)
         detail = f"a defect of the gateway stopped it ({where}); its log says more"
+        verdict = Verdict(kind=Kind.UNAVAILABLE, detail=detail)
         if not self._quota.take(frame):
             self._counters.add("dead_letters.over_quota")
         else:
             try:
-                await self._spool.keep(
-                    dead_letter(frame, reason=INTERNAL, detail=detail, device=device, seal=self._seal)
-                )
+                letter = dead_letter(frame, reason=Reason.INTERNAL, detail=detail, device=device, seal=self._seal)
+                await self._spool.keep(letter)
+                verdict = Verdict(kind=Kind.REJECTED, reason=Reason.INTERNAL, detail=detail)
             except StorageError as e:
-                detail = str(e)
+                verdict = Verdict(kind=Kind.UNAVAILABLE, detail=str(e))
             except DEFECTS as e:
                 self._defects.tell(e, may_quote=False)
-        return Verdict(kind=Kind.UNAVAILABLE, detail=detail)
+        return verdict
 
 
 def _answer(waiting: asyncio.Future[Verdict], verdict: Verdict) -> None:

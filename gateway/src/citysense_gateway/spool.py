@@ -170,8 +170,9 @@ class Spool:
         try:
             self.log.post(self._plan(puts), urgent=urgent, committed=told, failed=failed, items=len(puts))
         except StorageError as e:
+            # Not from within `put`: whoever delivers has not finished with the frame.
             for put in puts:
-                put.told(e)
+                asyncio.get_running_loop().call_soon(put.told, e)
 
     async def _store_alone(self, put: Put) -> None:
         urgent = ReadingClass.SAFETY in put.readings

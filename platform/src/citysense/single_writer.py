@@ -329,10 +329,14 @@ def resolve(outcomes: Sequence[Outcome]) -> None:
 
 def _settle(outcomes: Sequence[Outcome]) -> None:
     for item, result, error in outcomes:
-        if error is None:
-            item.committed(result)
-        else:
-            item.failed(error)
+        try:
+            if error is None:
+                item.committed(result)
+            else:
+                item.failed(error)
+        except (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError) as e:
+            # A defect of whoever was told; the others of the same commit wait for their word.
+            item.loop.call_exception_handler({"message": "a defect met the outcome of a write", "exception": e})
 
 
 def open_for_writing(path: Path, synchronous: Durability) -> sqlite3.Connection:

@@ -173,6 +173,8 @@ _CODE_OF: dict[Reason, tuple[Code, str]] = {
     Reason.NO_MATCH: (Code.BAD_REQUEST, "no message of the device's profile fits"),
     Reason.UNDECODABLE: (Code.BAD_REQUEST, "not decodable"),
     Reason.TOO_LARGE: (Code.TOO_LARGE, "too large"),
+    # Not 5.00, after which a device would send it again: it is kept, and a mend of ours reads it again.
+    Reason.INTERNAL: (Code.BAD_REQUEST, "kept, but not understood"),
 }
 
 

@@ -141,6 +141,7 @@ _REJECT_CODES = {
     Reason.NO_MATCH: 0x99,
     Reason.UNDECODABLE: 0x99,
     Reason.TOO_LARGE: 0x99,
+    Reason.INTERNAL: 0x83,
 }
 
 

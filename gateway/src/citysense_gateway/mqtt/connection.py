@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from citysense.clock import Clock
-from citysense_gateway.frame import FrameSink, Verdict
+from citysense_gateway.frame import FrameSink, Receipt, Verdict
 from citysense_gateway.mail import Mail
 from citysense_gateway.mqtt.actions import Action, Close, CloseReason, Delivery, Signal
 from citysense_gateway.mqtt.conversation import Conversation, Surroundings
@@ -214,6 +214,11 @@ class Connection(asyncio.BufferedProtocol):
         if actions:
             self._flush_soon()
         return bool(actions)
+
+    def repeat_receipt(self, device: str, receipt: Receipt) -> None:
+        """Tell a device, or one behind it, once more up to where its messages are there without a gap."""
+        self._conversation.owe_receipt(device, receipt)
+        self._flush_soon()
 
     def check_deadlines(self, now: float) -> None:
         """Hang up if a deadline of the conversation, or of hanging up itself, has passed. Monotonic seconds."""

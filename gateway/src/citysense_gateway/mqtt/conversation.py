@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from enum import Enum
 
 from citysense_gateway.frame import Frame, Kind, PasswordCheck, Reason, Receipt, Verdict
+from citysense_gateway.gaps import Gaps
 from citysense_gateway.mail import Mail
 from citysense_gateway.mqtt.actions import (
     Action,
@@ -79,6 +80,8 @@ class Surroundings:
     sessions: Sessions
     settings: MqttSettings
     counters: MqttCounters
+    gaps: Gaps
+    """Told the verdicts with the times of arrival, in seconds since 1970."""
 
 
 class Conversation:
@@ -400,8 +403,9 @@ class Conversation:
                 return ()
             code = 0x87 if self._v5 else 5
             return (encode_connack(self._terms.version, code), *self._close(CloseReason.CONNECT_REFUSED))
-        if verdict.receipt is not None:
-            self._note_receipt(delivery, verdict.receipt)
+        if verdict.receipt is not None and delivery.frame is not None and delivery.frame.device is not None:
+            self._around.gaps.note(delivery.frame.device, verdict, delivery.frame.received_at / 1_000)
+            self.owe_receipt(delivery.frame.device, verdict.receipt)
         packet_id = delivery.packet_id
         if packet_id is None:
             return ()
@@ -412,12 +416,13 @@ class Conversation:
             return self._close(CloseReason.STORAGE_UNAVAILABLE)
         return (self._publish_answer(delivery.qos, packet_id, code_or_close, verdict.detail),)
 
-    def _note_receipt(self, delivery: Delivery, receipt: Receipt) -> None:
-        frame = delivery.frame
-        if frame is None or frame.device is None or self._session is None:
+    def owe_receipt(self, device: str, receipt: Receipt) -> None:
+        """Have `receipt` sent with the next flush, if the peer listens to the receipts of `device`."""
+        session = self._session
+        if session is None:
             return
-        topic = ack_topic(frame.device, frame.via or "")
-        if self._session.wants(topic) is not None:
+        topic = ack_topic(device, "" if device == session.device else session.device)
+        if session.wants(topic) is not None:
             if self._receipts is None:
                 self._receipts = {}
             self._receipts[topic] = receipt

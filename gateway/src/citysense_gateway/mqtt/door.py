@@ -15,6 +15,7 @@ from random import Random, SystemRandom
 
 from citysense.clock import Clock
 from citysense_gateway.frame import FrameSink, PasswordCheck, Verdict
+from citysense_gateway.gaps import Gaps
 from citysense_gateway.mail import MailSource
 from citysense_gateway.mqtt.acceptor import Acceptor
 from citysense_gateway.mqtt.actions import CloseReason, Delivery
@@ -61,6 +62,7 @@ class MqttDoor:
         self._clock = clock
         self._settings = settings
         self._store = store
+        self._concentrator_of = concentrator_of
         chance = (random or SystemRandom()).random
         self._sessions = Sessions(settings=settings, store=store)
         self._rate = ConnectRate(rate=settings.connect_rate, burst=settings.connect_burst, random=chance)
@@ -77,6 +79,7 @@ class MqttDoor:
             sessions=self._sessions,
             settings=settings,
             counters=self.counters,
+            gaps=Gaps(first=settings.repeat_receipt_after),
         )
         self._common = Common(
             host=self, sink=sink, clock=clock, around=self._around, buffer=memoryview(bytearray(READ_BYTES))
@@ -163,6 +166,7 @@ class MqttDoor:
         The password check must refuse the device already, or it is back at once.
         """
         holders = self._sessions.drop(device)
+        self._around.gaps.forget(device)
         for holder in holders:
             holder.finish(CloseReason.REVOKED)
         return len(holders)
@@ -284,7 +288,15 @@ class MqttDoor:
         self._speak(self._sessions.due(self._clock.now_ms()))
         if self._postman is not None:
             self._postman.tick()
+        self._repeat_receipts()
         self._check(self._deadlines.take(now), 0)
+
+    def _repeat_receipts(self) -> None:
+        """Devices with a gap in their numbers hear again from where to send: the receipt before may have been lost."""
+        for device, receipt in self._around.gaps.due(self._clock.now_ms() / 1_000):
+            for session in self._sessions.live(self._concentrator_of(device) or device):
+                if session.holder is not None:
+                    session.holder.repeat_receipt(device, receipt)
 
     def _check(self, connections: list[Connection], start: int) -> None:
         now, loop = self._clock.monotonic(), asyncio.get_running_loop()

@@ -8,6 +8,8 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import dataclass, field
 
+from citysense_gateway.gaps import FIRST_S
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MqttSettings:
@@ -42,6 +44,8 @@ class MqttSettings:
     packets_per_turn: int = 64
     """Packets of one connection in one turn of the loop; then the others have theirs. The smallest packets come
     131,072 to one read of the socket."""
+    repeat_receipt_after: float = FIRST_S
+    """Seconds for which a gap in a device's numbers may stand open before it hears its receipt again."""
     output_limit: int = 262_144
     """Bytes waiting for a peer that does not read; above it the connection is cut."""
     max_sessions: int = 4

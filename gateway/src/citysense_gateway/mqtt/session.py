@@ -12,6 +12,7 @@ from typing import Protocol
 
 import msgspec
 
+from citysense_gateway.frame import Receipt
 from citysense_gateway.mail import Mail
 from citysense_gateway.mqtt.actions import CloseReason, Delivery
 from citysense_gateway.mqtt.outgoing import Outgoing
@@ -34,6 +35,10 @@ class Holder(Protocol):
 
     def send_mail(self, mail: Mail) -> bool:
         """Send it; false if the device cannot have it now."""
+        ...
+
+    def repeat_receipt(self, device: str, receipt: Receipt) -> None:
+        """Tell a device, or one behind it, once more up to where its messages are there without a gap."""
         ...
 
 
