@@ -26,6 +26,8 @@ CHECKS: Sequence[tuple[str, Sequence[str]]] = (
     ("types", ("mypy",)),
     ("import contracts", ("lint-imports",)),
 )
+TWO_AT_A_TIME = ("-n", "2", "--dist", "loadfile")
+"""Much of the suite waits for processes, networks and deadlines; tests of one file stay together, in their order."""
 
 
 def add_parser(commands: Any) -> None:
@@ -56,7 +58,7 @@ def run(arguments: argparse.Namespace) -> int:
         console.print(f"[bold]{name}[/]: {program} {' '.join(rest)}", highlight=False)
         if subprocess.run([str(binaries / program), *rest], cwd=ROOT, env=environment, check=False).returncode:  # noqa: S603
             failed.append(name)
-    command = [str(binaries / "pytest"), *arguments.pytest]
+    command = [str(binaries / "pytest"), *(arguments.pytest or TWO_AT_A_TIME)]
     if subprocess.run(command, cwd=ROOT, env=environment, check=False).returncode:  # noqa: S603 - our own arguments
         failed.append("tests")
     if failed:
