@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import urllib.parse
+import urllib.request
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import partial
@@ -116,13 +117,22 @@ def stored(instance: Any, device: str) -> set[float]:
     return {round(value, 1) for _, value, _ in points}
 
 
-async def disturb(broker: OwnMosquitto, how: str) -> None:
+def seen_by_readyz(data: Path) -> tuple[int, str]:
+    """Status of the gateway's /readyz, and the state of its check of the broker; empty while there is none."""
+    port = json.loads((data / "gateway.lock").read_bytes())["status_port"]
+    with urllib.request.urlopen(f"http://{HOST}:{port}/readyz", timeout=10) as answer:
+        states = {check["name"]: check["state"] for check in json.load(answer)["checks"]}
+        return answer.status, states.get("broker", "")
+
+
+async def disturb(broker: OwnMosquitto, how: str, away: Callable[[], bool]) -> None:
     """One trouble, and the broker is back after it."""
     for _ in range(4 if how == "flapping" else 1):
         broker.kill()
         if how == "wiped":
             broker.wipe()
         if how == "away":
+            await until(away, "the gateway says that the broker is away, and is ready all the same")
             await asyncio.sleep(2)
         await asyncio.to_thread(broker.start)
         if how == "flapping":
@@ -144,8 +154,9 @@ async def test_no_receipted_reading_is_lost(
     try:
         for how in ("killed", "wiped", "away", "flapping"):
             reached = {device.name: device.next_seq + 20 for device in devices}
-            await disturb(broker, how)
+            await disturb(broker, how, lambda: seen_by_readyz(instance.data) == (200, "late"))
             await until(partial(all_receipted, devices, reached), f"receipts go on after the broker was {how}")
+        assert seen_by_readyz(instance.data) == (200, "ok")
         for device in devices:
             device.sending = False
         await until(lambda: not any(device.kept for device in devices), "every message has its receipt")

@@ -1,4 +1,4 @@
-"""A gateway whose loops hang ends by itself, says which and where, and one that was only stopped goes on."""
+"""A process of which a loop hangs or ends does so by itself and says which, and one that was only stopped goes on."""
 
 from __future__ import annotations
 
@@ -37,6 +37,10 @@ def deadlock(gateway):
     asyncio.ensure_future(gateway._spool.log.tidy(lambda connection: threading.Event().wait()))
 
 
+def hang(gateway):
+    gateway._mailbox.tend = asyncio.Event().wait
+
+
 def raise_in_callback(gateway):
     raise LookupError("made for this test")
 
@@ -64,6 +68,33 @@ async def with_fault(gateway, stop):
 Gateway.serve = with_fault
 fault, arguments = sys.argv[1], sys.argv[2:]
 sys.exit(app.main(arguments))
+"""
+
+
+PLATFORM = """
+import asyncio, sys
+from citysense import progress
+from citysense_platform import app
+from citysense_platform.rules.runner import RulesRunner
+from citysense_platform.store.writer import StoreWriter
+
+app.Progress = lambda clock: progress.Progress(clock, limit=1.0)
+app.Watchdog = lambda watched: progress.Watchdog(watched, every=0.1)
+
+
+async def hangs(part):
+    await asyncio.Event().wait()
+
+
+async def ends(part):
+    return
+
+
+if sys.argv[1] == "hang":
+    RulesRunner.judge_batches = hangs
+else:
+    StoreWriter.run = ends
+sys.exit(app.main(sys.argv[2:]))
 """
 
 
@@ -120,7 +151,8 @@ async def victim(folder: Path, fault: str) -> AsyncIterator[Victim]:
 
 
 @pytest.mark.parametrize(
-    ("fault", "loop", "where"), [("block", "event loop", "in block"), ("deadlock", "spool", "in wait")]
+    ("fault", "loop", "where"),
+    [("block", "event loop", "in block"), ("deadlock", "spool", "in wait"), ("hang", "mailbox", "in _run")],
 )
 async def test_a_hang_ends_the_process_with_its_name_and_place(
     tmp_path: Path, fault: str, loop: str, where: str
@@ -159,3 +191,22 @@ async def test_a_callback_that_raises_is_told_and_survived_and_so_is_a_stop_from
         assert await gateway.ended() == 0
     assert not any("no progress" in line for line in gateway.said)
     assert json.loads(next(line for line in gateway.said if "made for this test" in line))["level"] == "error"
+
+
+@pytest.mark.parametrize(
+    ("fault", "words"),
+    [("hang", "no progress in "), ("end", "store ended by itself; the process starts anew")],
+)
+async def test_a_platform_with_a_part_that_hangs_or_ends_is_to_be_started_again(
+    tmp_path: Path, fault: str, words: str
+) -> None:
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-c", PLATFORM, fault, "--data", str(tmp_path), "--api-port", "0"),
+        stderr=asyncio.subprocess.PIPE,
+    )
+    async with asyncio.timeout(PATIENCE_S):
+        _, said = await process.communicate()
+    # 1 would be a fault of the set-up, which a new start does not mend.
+    assert process.returncode == HUNG, said
+    assert said.decode().splitlines()[-1].startswith(words)
+    assert (b"rules (" in said) == (fault == "hang")

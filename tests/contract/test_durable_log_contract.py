@@ -482,14 +482,15 @@ def test_a_folder_that_is_none_is_told(tmp_path: Path) -> None:
         DurableLog(tmp_path / "missing" / "a.db", clock=SetClock(), reserve_bytes=SMALL).open()
 
 
-async def test_trimming_waits_for_the_slowest_reader(log: DurableLog) -> None:
-    await log.append_entries([entry(BULK, b"%d" % number) for number in range(1, 11)], urgent=True)
-    await log.advance("fast", BULK, 10)
-    await log.advance("slow", BULK, 6)
-    await log.trim(BULK, ["fast", "slow"], keep=2)
-    assert bodies(log, BULK)[0] == b"5"
-    await log.advance("slow", BULK, 3)
-    assert log.cursor("slow", BULK) == 6, "a cursor never goes back"
+async def test_trimming_waits_for_the_slowest_reader(tmp_path: Path) -> None:
+    with opened(tmp_path, readers={BULK: ("fast", "slow")}) as log:
+        await log.append_entries([entry(BULK, b"%d" % number) for number in range(1, 11)], urgent=True)
+        await log.advance("fast", BULK, 10)
+        await log.advance("slow", BULK, 6)
+        await log.trim(BULK, keep=2)
+        assert bodies(log, BULK)[0] == b"5"
+        await log.advance("slow", BULK, 3)
+        assert log.cursor("slow", BULK) == 6, "a cursor never goes back"
 
 
 STEPS = st.lists(

@@ -7,7 +7,7 @@ import itertools
 import json
 import os
 import signal
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -22,11 +22,13 @@ from citysense.clock import SystemClock
 from citysense_gateway.broker import driver as driver_module
 from citysense_gateway.broker import liveness
 from citysense_gateway.broker import proof as proof_module
+from citysense_gateway.broker.counters import Standing
 from citysense_gateway.broker.driver import BrokerDriver
-from citysense_gateway.broker.link import Link, LinkOptions
+from citysense_gateway.broker.link import Link, LinkLost, LinkOptions
 from citysense_gateway.broker.options import Account, BrokerOptions
 from citysense_gateway.broker.proof import Proof, ProofFailed
-from citysense_gateway.devices import Devices
+from citysense_gateway.broker.trust import Trust
+from citysense_gateway.devices import Changes, Devices
 from citysense_gateway.frame import Done, Frame, Identity, Kind, Reason, Receipt, Verdict
 from citysense_gateway.mail import Mail
 from citysense_profiles.catalogue import load_catalogue
@@ -74,6 +76,20 @@ class Sink:
     @property
     def payloads(self) -> list[bytes]:
         return [frame.payload for frame in self.frames]
+
+
+def letter(device: str, number: int = 1) -> Mail:
+    return Mail(
+        id=f"m{number}",
+        device=device,
+        message="set",
+        payload=b"%d" % number,
+        content=50,
+        values={},
+        expires=SystemClock().now_ms() + 60_000,
+        priority=0,
+        once=True,
+    )
 
 
 class Letters:
@@ -160,12 +176,6 @@ class Nonces:
     def __call__(self) -> bytes:
         self._count += 1
         return b"nonce-%d" % self._count
-
-
-def serve(devices: Devices, *ids: str) -> None:
-    devices.replace(
-        wire.Roster(version=1, devices=[wire.RosterDevice(id=one, profile="_example/level-gauge") for one in ids])
-    )
 
 
 @asynccontextmanager
@@ -311,7 +321,7 @@ async def test_receipts_reach_the_device_and_come_again_while_a_gap_is_open(
 
     sink.judge = judge
     async with reading(mosquitto, sink) as driver:
-        monkeypatch.setattr(driver._gaps, "_first", 0.2)
+        monkeypatch.setattr(driver._receipts, "_first", 0.2)
         await until(lambda: driver.counters.connected, "connected")
         async with client(mosquitto, "gauge-1") as device:
             await device.subscribe("cs/v1/gauge-1/ack")
@@ -328,36 +338,68 @@ async def test_receipts_reach_the_device_and_come_again_while_a_gap_is_open(
 
 async def test_a_message_for_a_device_goes_out_once_it_is_heard_here(mosquitto: OwnMosquitto) -> None:
     sink, letters = Sink(), Letters()
-    clock = SystemClock()
-
-    def mail(number: int, **more: Any) -> Mail:
-        return Mail(
-            id=f"m{number}",
-            device="gauge-1",
-            message="set",
-            payload=b"%d" % number,
-            content=50,
-            values={},
-            expires=clock.now_ms() + 60_000,
-            priority=0,
-            once=True,
-        )
-
     async with reading(mosquitto, sink, mail=letters) as driver:
         await until(lambda: driver.counters.connected, "connected")
         async with client(mosquitto, "gauge-1") as device:
             await device.subscribe("cs/v1/gauge-1/down/+", qos=1)
-            letters.put(mail(1))
+            letters.put(letter("gauge-1"))
             await device.publish("cs/v1/gauge-1/up/report", b"here", qos=1)
             async with asyncio.timeout(10):
                 first = await anext(aiter(device.messages))
-                letters.put(mail(2))
+                letters.put(letter("gauge-1", 2))
                 second = await anext(aiter(device.messages))
     assert [(str(m.topic), m.payload, m.qos, m.retain) for m in (first, second)] == [
         ("cs/v1/gauge-1/down/set", b"1", 1, False),
         ("cs/v1/gauge-1/down/set", b"2", 1, False),
     ]
     assert letters.begun == ["m1", "m2"]
+
+
+async def test_a_child_hears_receipts_and_messages_through_its_concentrator(mosquitto: OwnMosquitto) -> None:
+    sink, letters = Sink(), Letters()
+    sink.judge = lambda frame: Verdict(kind=Kind.STORED, receipt=Receipt(boot=1, seq=7))
+    letters.put(letter("gauge-2"))
+    heard: dict[str, bytes] = {}
+    async with reading(mosquitto, sink, mail=letters) as driver:
+        await until(lambda: driver.counters.connected, "connected")
+        async with client(mosquitto, "hub-1") as hub:
+            await hub.subscribe("cs/v1/hub-1/child/+/ack")
+            await hub.subscribe("cs/v1/hub-1/child/+/down/+", qos=1)
+            await hub.publish("cs/v1/hub-1/child/gauge-2/up/report", b"here", qos=1)
+            async with asyncio.timeout(10):
+                async for message in hub.messages:
+                    heard[str(message.topic)] = message.payload
+                    if len(heard) == 2:
+                        break
+    assert heard == {
+        "cs/v1/hub-1/child/gauge-2/ack": b'{"boot":1,"seq":7}',
+        "cs/v1/hub-1/child/gauge-2/down/set": b"1",
+    }
+
+
+@pytest.mark.parametrize(("concentrator", "still"), [("hub-1", "hub-1"), ("hub-2", ""), ("", "")])
+def test_mail_no_longer_goes_to_a_former_concentrator(mosquitto: OwnMosquitto, concentrator: str, still: str) -> None:
+    devices, letters = Devices(load_catalogue()), Letters()
+    driver = BrokerDriver(
+        options(mosquitto),
+        sink=Sink(),
+        devices=devices,
+        mail=letters,
+        clock=SystemClock(),
+        random=lambda: 0.5,
+        nonce=Nonces(),
+    )
+
+    def behind(hub: str, serial: str) -> Changes:
+        one = wire.RosterDevice(id="gauge-2", profile="generic/water-gauge", concentrator=hub, serial=serial)
+        return devices.replace(wire.Roster(version=1, devices=[one]))
+
+    driver.devices_changed(behind("hub-1", "first"))
+    post = driver._post
+    assert post is not None
+    post.heard("gauge-2", "hub-1")
+    driver.devices_changed(behind(concentrator, "second"))
+    assert post.via("gauge-2") == still
 
 
 async def test_a_killed_and_a_wiped_broker_are_read_again_within_ten_seconds(
@@ -398,7 +440,8 @@ async def test_a_silent_broker_is_left(own_mosquitto: OwnMosquitto, monkeypatch:
 
 
 async def prove(broker: OwnMosquitto, protocol: int = 5, templates: tuple[str, ...] = ()) -> None:
-    await Proof(options(broker, protocol), nonce=Nonces()).run(templates)
+    given = options(broker, protocol)
+    await Proof(given, trust=Trust(given, random=lambda: 0.5), nonce=Nonces()).run(templates)
 
 
 @VERSIONS
@@ -470,6 +513,137 @@ async def test_nothing_is_read_from_a_broker_with_broken_rules(
     finally:
         broker.kill()
     assert sink.frames == []
+
+
+async def test_reading_goes_on_while_the_rules_are_proved_again(
+    mosquitto: OwnMosquitto, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A proof can take minutes where the broker is slow; echo, receipts and messages must not wait for it."""
+    begun, go_on = asyncio.Event(), asyncio.Event()
+    prove_once = Proof.run
+
+    async def slow(self: Proof, templates: Iterable[str]) -> None:
+        begun.set()
+        await go_on.wait()
+        await prove_once(self, templates)
+
+    monkeypatch.setattr(liveness, "ECHO_EVERY_S", 0.1)
+    monkeypatch.setattr(liveness, "SILENT_S", 0.5)
+    sink, letters = Sink(), Letters()
+    sink.judge = lambda frame: Verdict(kind=Kind.STORED, receipt=Receipt(boot=1, seq=7))
+    async with reading(mosquitto, sink, mail=letters) as driver:
+        await until(lambda: driver.counters.connected, "connected")
+        monkeypatch.setattr(driver_module, "PROOF_EVERY_S", 0.1)
+        monkeypatch.setattr(Proof, "run", slow)
+        await begun.wait()
+        proof = driver._proving._task
+        assert proof is not None
+        link, sent = driver._link, driver.counters.figures()["broker.receipts"]
+        await publish(mosquitto, "gauge-1", "cs/v1/gauge-1/up/report", b"meanwhile")
+        await until(lambda: driver.counters.figures()["broker.receipts"] > sent, "a receipt")
+        echoes = driver.counters.figures()["broker.messages"]
+        await until(lambda: driver.counters.figures()["broker.messages"] >= echoes + 10, "ten echoes")
+        assert driver._link is link, "the connection is as good as before"
+        monkeypatch.setattr(driver_module, "PROOF_EVERY_S", 900.0)
+        go_on.set()
+        await until(proof.done, "proved")
+        assert driver.counters.proved
+
+
+async def test_reading_goes_on_while_messages_for_devices_are_handed_over(
+    mosquitto: OwnMosquitto, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The mailbox may wait for a disk, and the broker may take its time with each of many messages."""
+    monkeypatch.setattr(liveness, "ECHO_EVERY_S", 0.1)
+    go_on = asyncio.Event()
+
+    class SlowLetters(Letters):
+        async def begin(self, mail: Mail) -> bool:
+            self.begun.append(mail.id)
+            await go_on.wait()
+            return True
+
+    letters = SlowLetters()
+    letters.put(letter("gauge-1"))
+    async with reading(mosquitto, Sink(), mail=letters) as driver:
+        await until(lambda: driver.counters.connected, "connected")
+        await publish(mosquitto, "gauge-1", "cs/v1/gauge-1/up/report", b"here")
+        await until(lambda: letters.begun, "begun")
+        echoes = driver.counters.figures()["broker.messages"]
+        await until(lambda: driver.counters.figures()["broker.messages"] >= echoes + 5, "five echoes")
+        go_on.set()
+        await until(lambda: driver.counters.figures()["broker.downlinks"] == 1, "handed over")
+
+
+async def test_a_link_that_is_lost_says_so_at_once(mosquitto: OwnMosquitto) -> None:
+    account = Account(user="gateway", password=ACCOUNTS["gateway"])
+    link = Link(
+        LinkOptions(
+            host=HOST, port=mosquitto.port, client_id="gone", account=account, tls=None, protocol=5, durable=False
+        ),
+        lambda messages: None,
+    )
+    await link.open()
+    link._lose("enough")  # as by a socket that fails, of which paho has not heard
+    async with asyncio.timeout(2):
+        with pytest.raises(LinkLost, match="enough"):
+            await link.publish("cs/v1/gauge-1/ack", b"")
+        with pytest.raises(LinkLost, match="enough"):
+            await link.subscribe(["cs/v1/+/up/+"])
+
+
+async def test_a_rule_that_is_broken_later_ends_the_reading(
+    mosquitto: OwnMosquitto, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def fails(self: Proof, templates: Iterable[str]) -> None:
+        raise ProofFailed("it lets everybody in")
+
+    async with reading(mosquitto, Sink()) as driver:
+        await until(lambda: driver.standing is Standing.READING, "reading")
+        monkeypatch.setattr(Proof, "run", fails)
+        monkeypatch.setattr(driver_module, "PROOF_EVERY_S", 0.1)
+        await until(lambda: driver.standing is Standing.MISTRUSTED, "mistrusted")
+        assert not driver.counters.proved
+        assert not driver.counters.connected
+    assert "it lets everybody in" in caplog.text
+
+
+async def test_a_profile_with_a_shared_subscription_stops_nothing_else(
+    mosquitto: OwnMosquitto, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with reading(mosquitto, Sink()) as driver:
+        await until(lambda: driver.standing is Standing.READING, "reading")
+        driver._templates = frozenset({"$share/group/v/{device}"})
+        driver._filters_changed.set()
+        await until(lambda: driver.standing is Standing.UNUSABLE, "refused")
+        driver._templates = frozenset()
+        await until(lambda: driver.standing is Standing.READING, "reading again")
+    assert "shared subscription" in caplog.text
+
+
+async def test_a_stop_reads_nothing_more_while_it_waits_for_verdicts(
+    mosquitto: OwnMosquitto, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sink = Sink()
+    async with reading(mosquitto, sink) as driver:
+        await until(lambda: driver.counters.connected, "connected")
+        sink.open = False
+        await publish(mosquitto, "gauge-1", "cs/v1/gauge-1/up/report", b"1", b"2")
+        await until(lambda: len(sink.frames) == 2, "two frames")
+        link = driver._link
+        assert link is not None
+        resumed: list[bool] = []
+        monkeypatch.setattr(link, "resume", lambda: resumed.append(True))
+        stopping = asyncio.create_task(driver.stop())
+        await until(lambda: link.paused, "paused")
+        (_, done), sink._held = sink._held[0], sink._held[1:]
+        done(STORED)
+        for _ in range(3):
+            await asyncio.sleep(0)
+        assert not stopping.done()
+        sink.release()
+        await stopping
+    assert resumed == []
 
 
 async def test_a_defect_of_ours_ends_the_connection_and_says_so(

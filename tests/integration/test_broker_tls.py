@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import ipaddress
+import secrets
+import shutil
 from collections.abc import Iterator
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -17,11 +19,18 @@ from cryptography.x509.oid import NameOID
 
 from citysense.cli.own_mosquitto import OwnMosquitto
 from citysense.cli.stack import HOST
+from citysense.clock import SystemClock
 from citysense.errors import SetupError
+from citysense_gateway.broker.counters import Standing
+from citysense_gateway.broker.driver import BrokerDriver
 from citysense_gateway.broker.inbound import Inbound
 from citysense_gateway.broker.link import Link, LinkLost, LinkOptions
 from citysense_gateway.broker.options import Account, BrokerOptions
 from citysense_gateway.broker.proof import Proof
+from citysense_gateway.broker.trust import Trust
+from citysense_gateway.devices import Devices
+from citysense_gateway.frame import Done, Frame, Reason, Verdict
+from citysense_profiles.catalogue import load_catalogue
 
 pytestmark = pytest.mark.peer("mosquitto")
 ACCOUNTS = {"gateway": "g", "probe-a": "a", "probe-b": "b"}
@@ -90,9 +99,16 @@ def options(broker: OwnMosquitto, folder: Path) -> BrokerOptions:
     )
 
 
+def trusting(given: BrokerOptions) -> Trust:
+    trust = Trust(given, random=lambda: 0.5)
+    trust.renew()
+    return trust
+
+
 async def test_the_proof_runs_over_tls(broker: OwnMosquitto, folder: Path) -> None:
     numbers = iter(range(100))
-    await Proof(options(broker, folder), nonce=lambda: b"%d" % next(numbers)).run([])
+    given = options(broker, folder)
+    await Proof(given, trust=trusting(given), nonce=lambda: b"%d" % next(numbers)).run([])
 
 
 async def test_large_messages_come_whole_over_tls(broker: OwnMosquitto, folder: Path) -> None:
@@ -135,7 +151,7 @@ async def test_large_messages_come_whole_over_tls(broker: OwnMosquitto, folder: 
 async def test_a_broker_that_shows_another_certificate_is_not_trusted(broker: OwnMosquitto, folder: Path) -> None:
     wrong = replace(options(broker, folder), ca=folder / "other.pem")
     with pytest.raises(LinkLost, match="certificate verify failed"):
-        await Proof(wrong, nonce=lambda: b"x").run([])
+        await Proof(wrong, trust=trusting(wrong), nonce=lambda: b"x").run([])
 
 
 def test_files_that_are_no_certificates_are_said(broker: OwnMosquitto, folder: Path) -> None:
@@ -143,3 +159,77 @@ def test_files_that_are_no_certificates_are_said(broker: OwnMosquitto, folder: P
         replace(options(broker, folder), ca=folder / "gateway.key").tls_context()
     fine = replace(options(broker, folder), cert=folder / "gateway.pem", key=folder / "gateway.key")
     assert fine.tls_context() is not None
+
+
+def test_certificates_that_cannot_be_used_for_a_while_leave_the_former_ones_in_use(
+    folder: Path, tmp_path: Path, broker: OwnMosquitto, caplog: pytest.LogCaptureFixture
+) -> None:
+    for name in ("authority.pem", "gateway.pem", "gateway.key"):
+        shutil.copy(folder / name, tmp_path)
+    given = replace(options(broker, tmp_path), cert=tmp_path / "gateway.pem", key=tmp_path / "gateway.key")
+    trust = trusting(given)
+    first = trust.own, trust.nameless
+    trust.renew()
+    assert (trust.own, trust.nameless) == first, "made once"
+    shutil.copy(folder / "other.pem", tmp_path / "gateway.pem")  # half of a new pair
+    trust.renew()
+    (tmp_path / "authority.pem").unlink()
+    trust.renew()
+    assert (trust.own, trust.nameless) == first
+    assert len([record for record in caplog.records if "former certificates stay in use" in record.message]) == 1
+    shutil.copy(folder / "authority.pem", tmp_path)
+    shutil.copy(folder / "other.key", tmp_path / "gateway.key")
+    trust.renew()
+    assert trust.own is not first[0]
+    assert trust.nameless is not first[1]
+    assert "works again after 2 failed tries" in caplog.text
+
+
+def test_where_nothing_was_ever_usable_it_is_said(broker: OwnMosquitto, folder: Path, tmp_path: Path) -> None:
+    with pytest.raises(SetupError, match=r"nowhere\.pem"):
+        trusting(replace(options(broker, folder), ca=tmp_path / "nowhere.pem"))
+    assert trusting(replace(options(broker, folder), tls=False, ca=tmp_path / "nowhere.pem")).own is None
+
+
+class NoSink:
+    """Nobody delivers here."""
+
+    def deliver(self, frame: Frame, done: Done, *, reason: Reason | None = None, detail: str = "") -> None:
+        raise AssertionError
+
+    async def accept(self, frame: Frame) -> Verdict:
+        raise AssertionError
+
+    async def refuse(self, frame: Frame, reason: Reason, detail: str) -> Verdict:
+        raise AssertionError
+
+
+async def test_a_missing_file_is_an_outage_that_ends_when_the_file_is_there(
+    broker: OwnMosquitto, folder: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    driver = BrokerDriver(
+        replace(options(broker, folder), ca=tmp_path / "late.pem"),
+        sink=NoSink(),
+        devices=Devices(load_catalogue()),
+        mail=None,
+        clock=SystemClock(),
+        random=lambda: 0.5,
+        nonce=lambda: secrets.token_bytes(16),
+    )
+
+    async def until(standing: Standing) -> None:
+        async with asyncio.timeout(20):
+            while driver.standing is not standing:
+                await asyncio.sleep(0.01)
+
+    running = asyncio.create_task(driver.run())
+    try:
+        await until(Standing.UNUSABLE)
+        shutil.copy(folder / "authority.pem", tmp_path / "late.pem")
+        await until(Standing.READING)
+        assert not running.done()
+        assert len([record for record in caplog.records if "late.pem" in record.message]) == 1
+        await driver.stop()
+    finally:
+        running.cancel()
+        await asyncio.gather(running, return_exceptions=True)

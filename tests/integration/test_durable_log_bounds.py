@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import sqlite3
+import threading
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
@@ -16,15 +17,24 @@ from hypothesis import strategies as st
 from citysense import wire
 from citysense.clock import SetClock
 from citysense.durable_log import LOG_FULL, LOG_PINNED, DurableLog, Entry
+from citysense.errors import StorageError
 from citysense.eviction import choose
+from citysense.lane_account import LaneAccount
+from citysense.lane_count import settle
 from citysense_profiles.reading import ReadingClass
 
 SAFETY, STATE, BULK = ReadingClass.SAFETY, ReadingClass.STATE, ReadingClass.BULK
 
 
 @contextmanager
-def opened(folder: Path, max_bytes: int = 400_000) -> Iterator[DurableLog]:
-    log = DurableLog(folder / "a.db", clock=SetClock(9_000), reserve_bytes=4096, max_bytes=max_bytes)
+def opened(folder: Path, max_bytes: int = 400_000, readers: tuple[str, ...] = ()) -> Iterator[DurableLog]:
+    log = DurableLog(
+        folder / "a.db",
+        clock=SetClock(9_000),
+        reserve_bytes=4096,
+        max_bytes=max_bytes,
+        readers=dict.fromkeys(ReadingClass, readers),
+    )
     log.open()
     try:
         yield log
@@ -85,7 +95,7 @@ async def test_the_oldest_of_the_least_class_go_and_are_counted_to_the_last(tmp_
         }
         assert rows == expected
         assert log.entombed == kept[0]
-        account = log.accounts()[BULK]
+        account = (await log.accounts())[BULK]
         assert (account.evicted, account.present, account.missing) == (kept[0], len(kept), 0)
         assert log.short_of_space
         assert tombstones(log) == [], "told when the log is well below its bound again"
@@ -128,17 +138,146 @@ async def test_what_a_reader_has_in_its_hands_is_not_counted_as_lost(tmp_path: P
         assert told == 2_000 - len(left)
 
 
-async def test_what_is_leaving_is_given_to_nobody(tmp_path: Path) -> None:
+async def test_nobody_reads_past_what_is_leaving_and_all_are_told_when_it_has_left(tmp_path: Path) -> None:
     with opened(tmp_path) as log:
         await log.append_entries([entry(BULK, number) for number in range(2_000)], urgent=True)
+        in_hand = log.read(BULK, after=0, limit=100)
+        log.hold("uplink", BULK, first=in_hand[0].offset, last=in_hand[-1].offset)
+        wakeup = log.wakeup(BULK)
         tending = asyncio.create_task(log.tend())
         await asyncio.sleep(0)
         # The eviction is in the hands of the writer, and not committed yet as far as this thread knows.
         assert not tending.done()
-        read = numbers(log, BULK)
+        assert log.read(BULK, after=in_hand[-1].offset, limit=100) == []
+        assert not wakeup.is_set()
         await tending
-        assert read == numbers(log, BULK)
-        assert read[0] > 0
+        assert wakeup.is_set()
+        assert log.read(BULK, after=in_hand[-1].offset, limit=1)[0].offset > in_hand[-1].offset + 1
+
+
+async def test_an_eviction_that_fails_costs_no_reading_that_a_reader_has_not_seen(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    go = threading.Event()
+
+    def fails(*_: object, **__: object) -> int:
+        go.wait(20)
+        raise sqlite3.OperationalError("disk I/O error")
+
+    monkeypatch.setattr("citysense.eviction.evict", fails)
+    with opened(tmp_path) as log:
+        await log.append_entries([entry(BULK, number) for number in range(2_000)], urgent=True)
+        seen: list[int] = []
+
+        def read_on() -> None:
+            records = log.read(BULK, after=seen[-1] if seen else 0, limit=500)
+            seen.extend(record.offset for record in records)
+            if records:
+                log.hold("uplink", BULK, first=records[0].offset, last=records[-1].offset)
+
+        read_on()
+        wakeup = log.wakeup(BULK)
+        tending = asyncio.create_task(log.tend())
+        await asyncio.sleep(0)
+        for _ in range(3):
+            read_on()
+        go.set()
+        with pytest.raises(StorageError):
+            await tending
+        assert wakeup.is_set(), "they are to be read after all"
+        await log.advance("uplink", BULK, seen[-1], trim=True)
+        assert [*seen, *(record.offset for record in log.read(BULK, after=0, limit=10_000))] == list(range(1, 2_001))
+
+
+async def test_what_all_readers_have_finished_goes_first_and_is_no_loss(tmp_path: Path) -> None:
+    with opened(tmp_path, readers=("fast", "slow")) as log:
+        await log.append_entries([entry(SAFETY, number) for number in range(500)], urgent=True)
+        await log.append_entries([entry(BULK, number) for number in range(1_000)], urgent=True)
+        for cls in (SAFETY, BULK):
+            await log.advance("fast", cls, 1_500)
+        await log.advance("slow", SAFETY, 400)
+        await log.advance("slow", BULK, 500 + 600)
+        await log.tend()
+        assert (log.entombed, log.short_of_space) == (0, False)
+        account = (await log.accounts())[BULK]
+        assert account.evicted == account.missing == 0
+        assert numbers(log, SAFETY)[-100:] == list(range(400, 500))
+        assert numbers(log, BULK)[-400:] == list(range(600, 1_000))
+        await log.append_entries([entry(BULK, 1_000 + number) for number in range(2_000)], urgent=True)
+        await log.tend()
+        assert numbers(log, SAFETY) == list(range(400, 500)), "what is finished goes before anything that is not"
+        assert log.entombed == numbers(log, BULK)[0] - 600 > 0
+
+
+async def test_a_tick_that_is_given_up_is_nobodys_loss(tmp_path: Path) -> None:
+    with opened(tmp_path) as log:
+        ticks = [Entry(cls=STATE, body=wire.encode(wire.Tick(time=number)), device="", time=1) for number in range(5)]
+        await log.append_entries(ticks + [entry(STATE, number) for number in range(2_000)], urgent=True)
+        await log.tend()
+        told = Counter({device: count for (device, _), (_, _, count) in grave_rows(log).items()})
+        told.update({stone.device: stone.count for stone in tombstones(log)})
+        assert set(told) == {"gauge-0", "gauge-1", "gauge-2"}
+        assert told.total() == log.entombed > 0
+        assert (await log.accounts())[STATE].missing == 0
+
+
+async def test_a_long_lane_is_counted_in_slices_while_records_leave_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("citysense.lane_count.SLICE", 100)
+    with opened(tmp_path, max_bytes=1 << 30) as log:
+        for first in range(0, 1_000, 100):
+            await log.append_entries([entry(BULK, first + number) for number in range(100)], urgent=True)
+            await log.append_entries([entry(SAFETY, first)], urgent=True)
+        assert {cls: account.present for cls, account in (await log.accounts()).items()} == {BULK: 1_000, SAFETY: 10}
+        counting = asyncio.create_task(log.accounts())
+        for offset in range(50, 1_001, 50):
+            await log.advance("uplink", BULK, offset, trim=True)
+            await log.append_entries([entry(BULK, offset)], urgent=True)
+        assert {account.missing for account in (await counting).values()} == {0}
+        await log.tidy(lose_one)
+        assert (await log.accounts())[BULK].missing == 1
+
+
+def lose_one(connection: sqlite3.Connection) -> None:
+    connection.execute("DELETE FROM record WHERE class=2 AND offset=(SELECT max(offset) FROM record WHERE class=2)")
+
+
+def account(finished: int, present: int, evicted: int = 0) -> LaneAccount:
+    return LaneAccount(appended=100, finished=finished, evicted=evicted, set_aside=0, present=present)
+
+
+def test_what_left_while_counting_explains_that_much_and_no_more() -> None:
+    begun = account(finished=10, present=70)
+    assert begun.missing == 20
+    assert settle(begun, account(finished=25, present=0, evicted=3), exact=False).missing == 2
+    assert settle(begun, account(finished=80, present=0), exact=False).missing == 0
+    assert settle(begun, account(finished=80, present=0), exact=True).missing == 20
+    too_many = account(finished=10, present=95)
+    assert settle(too_many, account(finished=80, present=0), exact=False).missing == -5
+
+
+async def test_the_depth_of_a_long_lane_costs_no_more_than_that_of_a_short_one(tmp_path: Path) -> None:
+    steps = {}
+    for length in (300, 30_000):
+        (tmp_path / str(length)).mkdir()
+        with opened(tmp_path / str(length), max_bytes=1 << 30) as log:
+            await log.append_entries([entry(BULK, number, "d") for number in range(length)], urgent=True)
+            await log.advance("uplink", BULK, 100, trim=True)
+            assert log.depth(BULK, "uplink") == length - 100
+            seen = [0]
+
+            def count(seen: list[int] = seen) -> int:
+                seen[0] += 1
+                return 0
+
+            # Each 10 instructions of SQLite's machine.
+            assert log._reader is not None
+            log._reader.set_progress_handler(count, 10)
+            log.depth(BULK, "uplink")
+            log._reader.set_progress_handler(None, 0)
+            steps[length] = seen[0]
+    assert steps[30_000] <= steps[300] + 2
 
 
 async def test_depth_stays_what_counting_says(tmp_path: Path) -> None:

@@ -132,10 +132,10 @@ async def test_a_file_of_the_first_release_is_brought_up_and_keeps_everything(tm
         assert read(log) == bodies
         assert log.spool_id == "abcdef0123456789abcdef0123456789"
         assert log.cursor("uplink", BULK) == 5
-        assert log.accounts()[BULK].missing == 0
+        assert (await log.accounts())[BULK].missing == 0
         await log.advance("uplink", BULK, 10, trim=True)
         assert read(log) == bodies[10:]
-        assert log.accounts()[BULK].missing == 0
+        assert (await log.accounts())[BULK].missing == 0
     finally:
         log.close()
     assert sql(tmp_path, "PRAGMA user_version") == [(len(LOG_OWNER.steps),)]

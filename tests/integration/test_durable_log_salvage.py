@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 import sqlite3
-from collections.abc import Callable
+import tracemalloc
 from contextlib import closing
 from pathlib import Path
 
@@ -106,9 +106,12 @@ async def test_a_page_of_nonsense_costs_its_records_only(tmp_path: Path, caplog:
     [(0, b"\0" * PAGE), (0, b"no database"), (1, b"\0" * PAGE), (0, b"\xff" * 100)],
     ids=["first page gone", "head gone", "second page gone", "head all ones"],
 )
+@pytest.mark.parametrize("at_once", [16 << 20, 1_000])
 async def test_records_are_found_by_their_own_check_sums_where_sqlite_finds_nothing(
-    tmp_path: Path, page: int, content: bytes
+    tmp_path: Path, page: int, content: bytes, at_once: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("citysense.salvage.SCANNED_AT_ONCE", at_once)
+    monkeypatch.setattr("citysense.salvage.LONGEST", 1_000)
     await fill(tmp_path)
     damage(tmp_path / "a.db", page, content)
     log = make(tmp_path)
@@ -196,34 +199,76 @@ async def test_nothing_that_is_a_database_starts_empty_and_is_kept(tmp_path: Pat
     log.close()
 
 
-@pytest.mark.parametrize("at", ["before the old one is moved", "between the two renamings"])
-async def test_a_salvage_that_is_killed_is_done_again_or_finished(
+@pytest.mark.parametrize("at", ["a.db.salvage", "a.db-wal", "a.db", "a.db.salvaged-19700101T000001Z"])
+async def test_a_salvage_that_is_killed_before_any_renaming_is_done_again_or_finished(
     tmp_path: Path, at: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    await fill(tmp_path)
-    damage(tmp_path / "a.db", leaf_pages(tmp_path / "a.db")[4], b"\xa5" * PAGE)
-    killed_at: Callable[[Path, Path], bool] = (
-        (lambda source, _: source.name == "a.db") if "before" in at else (lambda source, _: source.suffix == ".salvage")
-    )
+    left = await left_with_a_write_ahead_log(tmp_path)
     rename = Path.rename
 
     class Killed(BaseException):
         pass
 
     def dying(self: Path, target: Path) -> Path:
-        if killed_at(self, target):
+        if self.name == at:
             raise Killed
         return rename(self, target)
 
     monkeypatch.setattr(Path, "rename", dying)
-    with pytest.raises(Killed):
-        make(tmp_path).open()
-    monkeypatch.undo()
-    log = make(tmp_path)
+    with closing(sqlite3.connect(left / "a.db")) as onlooker:
+        # While someone else has the file open, SQLite does not fold the write-ahead log into it.
+        onlooker.execute("SELECT count(*) FROM record").fetchone()
+        damage(left / "a.db", 0, b"no database")
+        with pytest.raises(Killed):
+            make(left).open()
+        monkeypatch.undo()
+        again = tmp_path / "again"
+        shutil.copytree(left, again)
+    log = make(again)
     log.open()
+    assert bodies(log)[-1] == b"in the WAL"
     assert len(bodies(log)) > 200
     log.close()
-    assert not list(tmp_path.glob("*.salvage*"))
+    assert not list(again.glob("*.salvage*"))
+    if at != "a.db.salvage":
+        aside = sorted(path.name for path in again.glob("*.damaged*"))
+        assert aside == ["a.db.damaged-19700101T000001Z", "a.db.damaged-19700101T000001Z-wal"]
+
+
+async def left_with_a_write_ahead_log(folder: Path) -> Path:
+    """A folder as a killed process leaves it: the last commit is in the write-ahead log only."""
+    (folder / "live").mkdir()
+    await fill(folder / "live")
+    log = make(folder / "live")
+    log.open()
+    await log.append_entries([Entry(cls=BULK, body=b"in the WAL", device="d", time=1)], urgent=True)
+    left = folder / "left"
+    shutil.copytree(folder / "live", left)
+    log.close()
+    return left
+
+
+async def test_memory_stays_bounded_however_large_the_file_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("citysense.salvage.SCANNED_AT_ONCE", 1 << 18)
+    monkeypatch.setattr("citysense.salvage.LONGEST", 1 << 18)
+    log = make(tmp_path)
+    log.open()
+    for first in range(0, 12_000, 1_000):
+        entries = [Entry(cls=BULK, body=b"%d" % (first + n) * 200, device="d", time=1) for n in range(1_000)]
+        await log.append_entries(entries, urgent=True)
+    log.close()
+    size = (tmp_path / "a.db").stat().st_size
+    # The lane is read to its end, and a table behind it cannot be.
+    with closing(sqlite3.connect(tmp_path / "a.db")) as connection, connection:
+        connection.execute("ALTER TABLE tombstone RENAME COLUMN device TO devicf")
+    tracemalloc.start()
+    try:
+        found = salvaging.salvage(tmp_path / "a.db", owners=[OWNER], clock=SetClock(1_000))
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert found.records == 12_000
+    assert peak < 3 << 20 < size // 2
 
 
 async def test_a_page_that_goes_bad_while_running_ends_the_process_and_the_next_saves(tmp_path: Path) -> None:
@@ -258,14 +303,7 @@ async def test_a_large_file_is_read_through_only_after_a_fault_was_met(
 
 
 async def test_what_is_only_in_the_write_ahead_log_is_saved_too(tmp_path: Path) -> None:
-    (tmp_path / "live").mkdir()
-    await fill(tmp_path / "live")
-    log = make(tmp_path / "live")
-    log.open()
-    await log.append_entries([Entry(cls=BULK, body=b"in the WAL", device="d", time=1)], urgent=True)
-    left = tmp_path / "left"
-    shutil.copytree(tmp_path / "live", left)
-    log.close()
+    left = await left_with_a_write_ahead_log(tmp_path)
     damage(left / "a.db", leaf_pages(left / "a.db")[1], b"\xa5" * PAGE)
     log = make(left)
     log.open()

@@ -308,6 +308,14 @@ async def test_tombstones_have_the_body_of_the_interface(platform: Platform) -> 
     assert (status, body["code"]) == (422, "bad_cursor")
 
 
+async def test_a_loss_of_no_known_class_does_not_hide_the_others(platform: Platform) -> None:
+    odd = wire.Tombstone(device="gauge-001", cls="zz", reason="disk_full", first=NOW, last=1, count=-3)
+    await platform.keep(odd, wire.Tombstone(device="", cls="bulk", reason="damaged", first=1, last=NOW, count=1))
+    status, body = await platform.get("/api/v1/tombstones")
+    assert status == 200
+    assert [(item["class"], item["count"]) for item in body["items"]] == [("bulk", 1), (None, -3)]
+
+
 @pytest.mark.parametrize(
     ("path", "item"),
     [

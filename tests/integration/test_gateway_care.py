@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import contextlib
 import json
 import socket
 import sqlite3
@@ -17,6 +18,7 @@ from datetime import UTC, datetime, timedelta
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
+import aiomqtt
 import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
@@ -24,13 +26,16 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from cryptography.x509.oid import NameOID
 
+from citysense import wire
 from citysense.cli import gateway_check, gateway_reload
 from citysense.cli.gateway_check import FAIL, OK, WARN, Finding
 from citysense.clock import SetClock
 from citysense.crash_points import CrashPoints
 from citysense.durable_log import Entry
 from citysense.errors import SetupError
+from citysense.keys import Sealer, load_or_create_key, password_digest
 from citysense.settings import Settings
+from citysense_gateway.dead_letters import GATEWAY as SEALED_FOR
 from citysense_gateway.folder_lock import FolderLock, holder_of
 from citysense_gateway.spool import Spool
 from citysense_profiles.reading import ReadingClass
@@ -334,6 +339,80 @@ def test_a_running_gateway_is_checked_and_reloaded(tmp_path: Path, capsys: pytes
         assert "acme/gauge.yaml" in done["problems"][0]
         assert certificate_at(settings.mqtt_port) == shown
     assert holder_of(data) is None
+
+
+class Publisher:
+    """Publishes with QoS 1, one after another, over one connection that it never makes anew."""
+
+    def __init__(self, port: int) -> None:
+        self.acknowledged = 0
+        self.trouble: list[BaseException] = []
+        self._port = port
+        self._end = threading.Event()
+        self._thread = threading.Thread(target=lambda: asyncio.run(self._run()))
+
+    def __enter__(self) -> Publisher:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._end.set()
+        self._thread.join()
+
+    async def _run(self) -> None:
+        try:
+            async with aiomqtt.Client(
+                "127.0.0.1", self._port, username="gauge-1", password="secret", identifier="c1", timeout=20
+            ) as client:
+                while not self._end.is_set():
+                    level = (self.acknowledged % 1000).to_bytes(2, "big")
+                    await client.publish("cs/v1/gauge-1/up/report", level, qos=1)
+                    self.acknowledged += 1
+        except aiomqtt.MqttError as e:
+            self.trouble.append(e)
+
+
+def remember_roster(folder: Path, *devices: wire.RosterDevice) -> None:
+    """As a gateway's last run did, so that it serves them without a platform."""
+    sealer = Sealer(load_or_create_key(folder / "keys" / "sealing.key"))
+    sealed = sealer.seal(SEALED_FOR, wire.encode(wire.Roster(version=1, devices=list(devices))))
+    (folder / "roster.sealed").write_bytes(sealed)
+
+
+def test_reloads_under_load_touch_neither_spool_nor_sessions(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data, own = tmp_path / "data", tmp_path / "profiles"
+    (own / "acme").mkdir(parents=True)
+    profile = own / "acme" / "gauge.yaml"
+    profile.write_text(PROFILE)
+    settings = settings_of(data)
+    digest = password_digest(b"salt", b"secret")
+    remember_roster(data, wire.RosterDevice(id="gauge-1", profile="acme/gauge", salt=b"salt", digest=digest))
+    with running(data, settings, "--profiles", str(own)), Publisher(settings.mqtt_port) as publisher:
+        inode = (data / "spool.db").stat().st_ino
+        stored = [0]
+        for number in range(20):
+            profile.write_text(PROFILE.replace("A gauge", f"Gauge {number}"))
+            assert gateway_reload.run(argparse.Namespace(data=str(data), config=None, json=True)) == 0
+            assert json.loads(capsys.readouterr().out)["changes"] == ["profiles changed: acme/gauge"]
+            stored.append(records(data))
+        publisher.__exit__()
+        assert publisher.trouble == []
+        assert (data / "spool.db").stat().st_ino == inode
+    # The platform is away: all that was acknowledged lies in the spool, and nothing of it was written anew.
+    assert stored == sorted(stored)
+    assert 20 < publisher.acknowledged == records(data)
+    found = list(gateway_check.spool(data / "spool.db"))
+    assert [finding.state for finding in found] == [OK] * len(found), found
+
+
+def records(folder: Path) -> int:
+    """How many records stand in the spool, while its gateway runs."""
+    with contextlib.closing(sqlite3.connect(f"file:{folder / 'spool.db'}?mode=ro", uri=True)) as connection:
+        first, last, count = connection.execute("SELECT min(offset), max(offset), count(*) FROM record").fetchone()
+    assert count == 0 or last - first + 1 == count
+    return int(count)
 
 
 def test_reload_without_a_gateway_says_so(tmp_path: Path) -> None:

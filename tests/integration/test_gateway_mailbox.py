@@ -15,8 +15,8 @@ from citysense.clock import SetClock
 from citysense.durable_log import DurableLog
 from citysense.errors import StorageError
 from citysense.keys import Sealer
-from citysense_gateway.devices import Devices
-from citysense_gateway.mailbox import OWNER, Mailbox
+from citysense_gateway.devices import Changes, Devices
+from citysense_gateway.mailbox import OWNER, STRANGE_S, Mailbox, why_gone
 from citysense_profiles.catalogue import load_catalogue
 
 NOW = 1_795_190_934_423
@@ -35,14 +35,21 @@ ROSTER = wire.Roster(
 class Bench:
     """A gateway's mailbox, which can be opened again as after a kill."""
 
-    def __init__(self, path: Path, clock: SetClock, **bounds: int) -> None:
-        devices = Devices(CATALOGUE)
-        devices.replace(ROSTER)
+    def __init__(self, path: Path, clock: SetClock, **bounds: Any) -> None:
+        self.devices = Devices(CATALOGUE)
+        self.devices.replace(ROSTER)
+        self.current = True
         self.clock = clock
         self.log = DurableLog(path, clock=clock, owners=[OWNER], reserve_bytes=1 << 16)
         self.log.open()
         self.box = Mailbox(
-            self.log, devices=devices, sealer=Sealer(bytes(32)), clock=clock, random=lambda: 0.5, **bounds
+            self.log,
+            devices=self.devices,
+            sealer=Sealer(bytes(32)),
+            clock=clock,
+            random=lambda: 0.5,
+            current=lambda: self.current,
+            **bounds,
         )
         self.box.load()
         self.rung: list[str] = []
@@ -150,6 +157,68 @@ async def test_expired_mail_is_not_handed_over(bench: Bench) -> None:
     assert not await bench.box.begin(late)
     await bench.box.tend()
     assert bench.states() == {"m2": "expired"}
+
+
+def roster(*devices: wire.RosterDevice) -> wire.Roster:
+    return wire.Roster(version=2, devices=list(devices))
+
+
+def lose(bench: Bench, *left: wire.RosterDevice) -> None:
+    """Another roster, as the gateway learns of it."""
+    bench.box.devices_gone(why_gone(bench.devices.replace(roster(*left))))
+
+
+async def test_what_waits_for_a_revoked_device_is_refused_and_given_to_nobody(bench: Bench) -> None:
+    await take(bench, message(1), message(2, once=True), message(3), message(4, device="gauge-2"))
+    first, second, _ = bench.box.waiting("gauge-1")
+    assert await bench.box.begin(second)
+    lose(bench, ROSTER.devices[1])
+    assert not await bench.box.begin(first)
+    await bench.box.tend()
+    details = {outcome.id: (outcome.state, outcome.detail) for outcome in bench.box.outcomes()[1]}
+    assert details["m1"] == details["m3"] == ("refused", "the device is revoked, or another gateway's now")
+    # It may have been obeyed before.
+    assert details["m2"][0] == "unknown"
+    # Whoever has the id next gets nothing of it.
+    bench.devices.replace(ROSTER)
+    assert (bench.ids("gauge-1"), bench.ids("gauge-2")) == ([], ["m4"])
+
+
+async def test_a_device_whose_profile_was_unknown_for_a_while_finds_no_old_commands(bench: Bench) -> None:
+    await take(bench, message(1))
+    lose(bench, wire.RosterDevice(id="gauge-1", profile="acme/no-such"))
+    bench.devices.replace(ROSTER)
+    assert bench.ids() == []
+    await bench.box.tend()
+    (outcome,) = bench.box.outcomes()[1]
+    assert (outcome.state, outcome.detail) == ("refused", "this gateway does not know its profile acme/no-such")
+
+
+def test_devices_that_are_gone_have_each_its_reason() -> None:
+    changes = Changes(removed=("a", "b", "c"), unsupported=(("b", "x/y"), ("z", "x/y")), unfit=(("c", "no variant"),))
+    assert why_gone(changes) == {
+        "a": "the device is revoked, or another gateway's now",
+        "b": "this gateway does not know its profile x/y",
+        "c": "no variant",
+    }
+
+
+async def test_mail_for_a_stranger_waits_for_the_roster_and_then_not_for_long(bench: Bench) -> None:
+    bench.current = False
+    await take(bench, message(1, device="new-1"), message(2, device="new-2"))
+    bench.clock.advance(60_000)
+    await bench.box.tend()
+    bench.current = True
+    await bench.box.tend()
+    bench.clock.advance(int(STRANGE_S * 1000) - 1)
+    # The roster with the first of them was on its way.
+    bench.devices.replace(roster(wire.RosterDevice(id="new-1", profile="milesight/em400")))
+    await bench.box.tend()
+    assert bench.states() == {}
+    bench.clock.advance(1)
+    await bench.box.tend()
+    assert bench.states() == {"m2": "refused"}
+    assert bench.ids("new-1") == ["m1"]
 
 
 async def test_a_newer_message_takes_the_place_of_an_older_one(bench: Bench) -> None:

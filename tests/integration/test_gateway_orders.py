@@ -16,18 +16,20 @@ import pytest
 from citysense import wire
 from citysense.clock import SetClock
 from citysense.crash_points import CrashPoints
+from citysense.errors import StorageError
 from citysense.keys import Sealer, TagPseudonym
 from citysense_gateway import mailbox
 from citysense_gateway.counters import FrameCounters
 from citysense_gateway.dead_letters import dead_letter
 from citysense_gateway.devices import Device, Devices
+from citysense_gateway.fingerprint import KEPT_MS
 from citysense_gateway.frame import Frame, Identity, Kind, Transport, Verdict
 from citysense_gateway.ledger import lane_books, record_gaps
 from citysense_gateway.mailbox import Mailbox
 from citysense_gateway.orders import Orders
 from citysense_gateway.pipeline import Pipeline
 from citysense_gateway.platform_client import Unreachable
-from citysense_gateway.reprocess import NotAFrame, Rereading, frame_of
+from citysense_gateway.reprocess import MOST_TRIES, NotAFrame, Rereading, frame_of
 from citysense_gateway.spool import Spool
 from citysense_profiles.catalogue import load_catalogue
 from citysense_profiles.checking.vector_check import frame_of as frame_of_vector
@@ -105,11 +107,11 @@ class Bench:
         self.devices.replace(wire.Roster(version=1, devices=[wire.RosterDevice(id="dev-1", profile=profile)]))
 
     @asynccontextmanager
-    async def running(self) -> AsyncIterator[None]:
+    async def running(self, rereading: Rereading | None = None) -> AsyncIterator[None]:
         await self.spool.log.tidy(mailbox.prepare)
         self.box.load()
         client: Any = self.platform
-        rereading = Rereading(again=self.pipeline.accept, sealer=SEALER, clock=self.clock)
+        rereading = rereading or Rereading(again=self.pipeline.accept, sealer=SEALER, clock=self.clock)
         orders = Orders(client=client, mailbox=self.box, read_again=rereading, random=lambda: 0.0)
         tasks = [asyncio.create_task(orders.fetch()), asyncio.create_task(orders.tell())]
         try:
@@ -211,6 +213,10 @@ async def test_a_letter_gives_its_frame_back(bench: Bench, sent: Frame, profile:
         ({"raw": b"x" * 40, "seal": "gateway", "size": 3}, "cannot be opened"),
         ({"transport": "uplink"}, "does not describe a frame"),
         ({"identity": ""}, "does not describe a frame"),
+        ({"transport": "modbus", "raw": b"[" * 60_000, "size": 60_000}, "does not describe a frame"),
+        ({"transport": "modbus", "raw": b'{"input":{"1":1e999}}', "size": 21}, "does not describe a frame"),
+        ({"transport": "modbus", "raw": b'{"input":{"1":70000}}', "size": 21}, "above 65535"),
+        ({"transport": "modbus", "raw": b'{"input":{"1":[]}}', "size": 18}, "does not describe a frame"),
     ],
 )
 def test_a_letter_that_is_no_whole_frame_says_why(change: dict[str, Any], words: str) -> None:
@@ -250,22 +256,78 @@ async def test_a_frame_without_a_time_is_stored_once_however_often_it_is_read(be
         assert await bench.platform.until_told(2) == [("r1", "stored"), ("r2", "duplicate")]
 
 
-async def test_a_letter_of_a_defect_is_told_as_what_it_was(bench: Bench) -> None:
-    async def unavailable(_: Frame) -> Verdict:
+async def test_an_old_letter_is_stored_once_however_much_later_it_is_read_again(bench: Bench) -> None:
+    bench.serve("milesight/em400")
+    vector = next(vector for vector in CATALOGUE["milesight/em400"].vectors if vector.name == "ms-em400-periodic")
+    old = frame(frame_of_vector(vector), message="no_such", received_at=NOW - KEPT_MS - 60_000)
+    letter = msgspec.structs.replace(await bench.rejected(old), message="")
+    async with bench.running():
+        bench.platform.give(again(1, letter))
+        await bench.platform.until_told(1)
+        await bench.spool.tend()
+        bench.platform.give(again(2, letter))
+        assert await bench.platform.until_told(2) == [("r1", "stored"), ("r2", "duplicate")]
+
+
+class Unavailable:
+    """A pipeline that can store nothing, so many times."""
+
+    def __init__(self, bench: Bench, times: int) -> None:
+        self.bench = bench
+        self.left = times
+
+    async def accept(self, frame: Frame) -> Verdict:
+        if not self.left:
+            return await self.bench.pipeline.accept(frame)
+        self.left -= 1
         return Verdict(kind=Kind.UNAVAILABLE, detail="no space")
 
-    letter = dead_letter(frame(), reason="internal", detail="", device=None, seal=SEALER.seal)
-    outcome = await Rereading(again=unavailable, sealer=SEALER, clock=bench.clock)(again(1, letter))
-    assert (outcome.state, outcome.detail, outcome.time) == ("rejected", "unavailable: no space", NOW)
+
+async def test_a_letter_that_cannot_be_stored_now_is_read_again_later(bench: Bench) -> None:
+    rereading = Rereading(again=Unavailable(bench, 2).accept, sealer=SEALER, clock=bench.clock)
+    async with bench.running(rereading):
+        bench.platform.give(down(1), again(2, plain_letter()), down(3))
+        assert await bench.platform.until_told(1) == [("r2", "stored")]
+        async with asyncio.timeout(20):
+            while bench.box.taken < 3:
+                await asyncio.sleep(0)
+    # What stood before it was taken, and is not asked for again.
+    assert bench.platform.asked[:4] == [0, 1, 1, 3]
+
+
+async def test_a_letter_that_can_never_be_stored_does_not_hold_up_the_others_for_ever(bench: Bench) -> None:
+    unavailable = Unavailable(bench, 10**6)
+    rereading = Rereading(again=unavailable.accept, sealer=SEALER, clock=bench.clock)
+    for order in (again(1, plain_letter()), again(2, plain_letter())):
+        for _ in range(MOST_TRIES - 1):
+            with pytest.raises(StorageError, match="no space"):
+                await rereading(order)
+        outcome = await rereading(order)
+        assert (outcome.id, outcome.state, outcome.time) == (order.id, "rejected", NOW)
+        assert outcome.detail == f"not now, in {MOST_TRIES} tries: no space; ask again"
+
+
+async def test_a_letter_that_meets_a_defect_is_told_as_such_and_not_read_for_ever(
+    bench: Bench, caplog: pytest.LogCaptureFixture
+) -> None:
+    value = "SEC" + "RET"  # a traceback quotes the line of code
+
+    async def broken(_: Frame) -> Verdict:
+        raise LookupError(value)
+
+    outcome = await Rereading(again=broken, sealer=SEALER, clock=bench.clock)(again(1, plain_letter()))
+    assert outcome.state == "rejected"
+    assert "LookupError in broken" in outcome.detail
+    assert "SECRET" not in outcome.detail + caplog.text
 
 
 async def test_a_record_that_vanishes_from_the_spool_is_out_of_balance(bench: Bench) -> None:
     for seq in range(3):
         await bench.pipeline.accept(frame(LEVEL.replace(b'"seq": 4', b'"seq": %d' % seq)))
-    assert record_gaps(lane_books(bench.spool.log.accounts())) == {}
-    assert sum(book.found for book in lane_books(bench.spool.log.accounts())) == 3
+    assert record_gaps(lane_books(await bench.spool.log.accounts())) == {}
+    assert sum(book.found for book in lane_books(await bench.spool.log.accounts())) == 3
     await bench.spool.log.tidy(lose_one)
-    assert record_gaps(lane_books(bench.spool.log.accounts())) == {"records missing in lane safety": 1}
+    assert record_gaps(lane_books(await bench.spool.log.accounts())) == {"records missing in lane safety": 1}
 
 
 def lose_one(connection: sqlite3.Connection) -> None:

@@ -46,6 +46,7 @@ class Platform:
         self.taken: dict[tuple[str, int], wire.Body] = {}
         self.sent = 0
         self.orders: list[wire.Order] = []
+        self.asked = 0
         self.outcomes: list[wire.Outcome] = []
         self.beats: list[wire.Heartbeat] = []
         self._changed = asyncio.Condition()
@@ -94,6 +95,9 @@ class Platform:
 
     async def _poll_orders(self, request: web.Request) -> web.Response:
         after = int(request.query["after"])
+        async with self._changed:
+            self.asked = after
+            self._changed.notify_all()
         due = [order for order in self.orders if order.number > after]
         if not due:
             async with self._changed:
@@ -329,6 +333,24 @@ async def test_a_revoked_device_is_cut_off_at_once(gateway: Process, platform: P
             )
         )
         assert all(letter.raw == b"" for letter in refused)
+
+
+async def test_a_message_for_a_device_that_is_then_revoked_is_refused(gateway: Process, platform: Platform) -> None:
+    async with platform.serving():
+        await gateway.start()
+        values: dict[str, wire.Value] = {"config.report_interval": 60.0}
+        orders = [
+            wire.Downlink(number=number, id=f"m{number}", device="gauge-1", message="x", values=values, expires=1 << 42)
+            for number in (1, 2)
+        ]
+        await platform.order(*orders)
+        # The gateway asks beyond an order once it has it.
+        await platform.until(lambda: platform.asked == 2)
+        assert platform.outcomes == []
+        await platform.publish(wire.Roster(version=2, devices=[]))
+        await platform.until(lambda: len(platform.outcomes) == 2)
+    assert {(outcome.id, outcome.state) for outcome in platform.outcomes} == {("m1", "refused"), ("m2", "refused")}
+    assert "revoked" in platform.outcomes[0].detail
 
 
 async def test_a_port_in_use_ends_the_start_with_a_sentence(gateway: Process) -> None:

@@ -16,6 +16,8 @@ from pymodbus.simulator import DataType, SimData, SimDevice
 
 from citysense.clock import SystemClock
 from citysense_gateway.frame import Done, Frame, Identity, Kind, Reason, Transport, Verdict
+from citysense_gateway.modbus.connection import Connection
+from citysense_gateway.modbus.endpoint import Line, Link
 from citysense_gateway.modbus.line import PolledDevice
 from citysense_gateway.modbus.poller import ModbusPoller
 from citysense_profiles import Read
@@ -484,3 +486,30 @@ async def test_stopping_ends_the_watch_and_hangs_up_in_the_middle_of_an_exchange
             await asyncio.wait_for(connected.wait(), 10)
         await asyncio.wait_for(watch, 10)
         await asyncio.wait_for(gone.wait(), 10)
+
+
+@pytest.mark.parametrize("link", [Link.TCP, Link.RTU_TCP])
+async def test_a_peer_that_talks_without_end_is_hung_up_on(link: Link) -> None:
+    hung_up = asyncio.Event()
+
+    async def talk(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            while not reader.at_eof():
+                writer.write(bytes(512))
+                await writer.drain()
+        except ConnectionError:
+            pass  # we hung up while it was talking, which is what is looked for
+        hung_up.set()
+        writer.close()
+
+    server = await asyncio.start_server(talk, "127.0.0.1", 0)
+    connection = Connection(Line(link=link, host="127.0.0.1", port=server.sockets[0].getsockname()[1]))
+    try:
+        await connection.open()
+        await asyncio.wait_for(hung_up.wait(), 10)
+        assert not connection.is_open
+    finally:
+        connection.close()
+        server.close()
+        await server.wait_closed()
+        await asyncio.sleep(0)

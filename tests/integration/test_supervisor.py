@@ -76,6 +76,36 @@ async def test_a_killed_child_is_started_again_and_a_stop_is_clean(
     assert "ready" in (tmp_path / "logs" / "sleeper.log").read_text()
 
 
+async def test_each_child_gets_its_own_secrets_and_no_other_s(
+    tmp_path: Path, module: Callable[[str], str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("CITYSENSE_BROKER_PASSWORD", "CITYSENSE_BROKER_PROBES", "CITYSENSE_INFLUX_TOKEN"):
+        monkeypatch.setenv(name, "of the operator")
+    monkeypatch.setenv("CITYSENSE_API_PORT", "8080")
+    body = """
+        import os, sys, time
+        print(sorted(k for k in os.environ if k.startswith("CITYSENSE_")), file=sys.stderr, flush=True)
+        time.sleep(600)
+    """
+    name = module(body)
+    token = {"CITYSENSE_INFLUX_TOKEN": "its own"}
+    programs = [
+        Program(name="platform", module=name, arguments=[], environment=token),
+        Program(name="simulator", module=name, arguments=[]),
+    ]
+    supervisor = Supervisor(programs, logs=tmp_path / "logs", clock=SystemClock())
+    supervisor.start()
+    try:
+        await until(lambda: all(child.last_lines for child in supervisor.children.values()))
+        said = {name: child.last_lines[0] for name, child in supervisor.children.items()}
+    finally:
+        await supervisor.stop()
+    assert said == {
+        "platform": "['CITYSENSE_API_PORT', 'CITYSENSE_INFLUX_TOKEN', 'CITYSENSE_SUPERVISOR_PID']",
+        "simulator": "['CITYSENSE_API_PORT', 'CITYSENSE_SUPERVISOR_PID']",
+    }
+
+
 class QuickYears:
     """A clock on which every look is a minute later: children seem to have lived long."""
 

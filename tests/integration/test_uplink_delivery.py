@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import sqlite3
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -16,7 +17,7 @@ from citysense import wire
 from citysense.clock import SetClock
 from citysense.crash_points import CrashPoints
 from citysense.durable_log import Entry
-from citysense.errors import Overloaded, StorageError, StorageFull
+from citysense.errors import Overloaded, StorageClosed, StorageError, StorageFull
 from citysense.keys import Sealer
 from citysense.record_format import CLASS_CODES
 from citysense.wire import Answer, Batch, Roster, RosterDevice
@@ -288,6 +289,46 @@ async def test_a_refused_reading_becomes_a_dead_letter_and_the_others_go_on(benc
     assert isinstance(letter, wire.DeadLetter)
     assert (letter.reason, letter.detail, letter.device) == (REFUSED, "not_assigned", "g")
     assert (letter.seal, letter.raw) == ("", reading(1))
+
+
+async def test_a_crash_between_the_letter_and_the_cursor_makes_no_second_letter(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse_second(batch: Batch) -> Answer:
+        offsets = [offset for offset, _ in batch.items]
+        refused = [(offset, "not_assigned") for offset in offsets if offset == 2]
+        return Answer(accepted=[(offset, offset) for offset in offsets if offset != 2], rejected=refused)
+
+    async def ends(*_: object, **__: object) -> None:
+        raise StorageClosed("the process ends here")
+
+    await bench.fill(3)
+    bench.platform.replies = [refuse_second, refuse_second]
+    with monkeypatch.context() as patched:
+        patched.setattr(bench.spool.log, "advance", ends)
+        with pytest.raises(StorageClosed):
+            await bench.lane().run()
+    assert bench.left() == 2, "it has left with the very commit that keeps its letter"
+    async with bench.running() as lane:
+        await bench.handed_over(lane)
+    assert [letter.detail for letter in bench.letters()] == ["not_assigned"]
+    assert {account.missing for account in (await bench.spool.log.accounts()).values()} == {0}
+
+
+@pytest.mark.parametrize("more", [0, 700])
+async def test_a_kept_record_that_is_damaged_before_it_is_sent_again_holds_nothing_up(bench: Bench, more: int) -> None:
+    await bench.fill(3 + more)
+    bench.platform.replies = [lambda batch: Answer(accepted=[(1, 1), (3, batch.items[-1][0])], keep=[2])]
+
+    def lose(connection: sqlite3.Connection) -> None:
+        connection.execute("UPDATE record SET blob=zeroblob(30) WHERE offset=2")
+
+    async with bench.running() as lane:
+        await bench.platform.until(lambda: len(bench.platform.batches) == 1)
+        await bench.spool.log.tidy(lose)
+        await bench.handed_over(lane)
+        assert bench.left() == 0
+    assert sorted({offset for batch in bench.platform.offsets() for offset in batch} | {2}) == list(range(1, 4 + more))
 
 
 async def test_what_was_refused_of_an_unknown_device_is_sealed(bench: Bench) -> None:

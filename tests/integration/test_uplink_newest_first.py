@@ -40,7 +40,7 @@ class Platform:
     def __init__(self, folder: Path) -> None:
         self.log = platform_log(folder / "log.db", clock=SetClock(0))
         self.refused: set[str] = set()
-        self.ingest = IngestLog(self.log, self._assigned)
+        self.ingest = IngestLog(self.log, self._assigned, lambda *_: False)
         self.trouble: Callable[[], str] = lambda: ""
         self.batches: list[wire.Batch] = []
         self.on_batch: Callable[[wire.Batch], None] = lambda _: None

@@ -318,10 +318,35 @@ def test_a_device_that_never_answers_is_given_up_and_one_that_is_gone_forgotten(
 
 def test_the_newest_receipt_of_a_device_stands_for_all() -> None:
     receipts = Receipts(Version.V3_1_1)
-    receipts.add("g", Receipt(boot=1, seq=1))
-    receipts.add("g", Receipt(boot=1, seq=2))
+    receipts.note("g", "", stored(1), 0.0)
+    receipts.note("g", "", stored(2), 0.0)
     assert receipts.take() == b"\x30\x1f\x00\x0bcs/v1/g/ack" + b'{"boot":1,"seq":2}'
     assert receipts.take() == b""
+
+
+def topics_of(stream: bytes) -> list[bytes]:
+    return [message.topic for message in take_publishes(stream, 0, v5=False, largest=1000)[0]]
+
+
+def test_a_child_s_receipt_goes_to_the_concentrator_that_spoke_for_it() -> None:
+    receipts = Receipts(Version.V3_1_1)
+    receipts.note("g", "hub", stored(1), 0.0)
+    receipts.note("g", "", stored(2), 0.0)
+    assert topics_of(receipts.take()) == [b"cs/v1/hub/child/g/ack", b"cs/v1/g/ack"]
+    receipts.note("g", "hub", stored(1), 1.0)
+    receipts.take()
+    assert receipts.repeat(1.0 + FIRST_S) == 1
+    assert topics_of(receipts.take()) == [b"cs/v1/hub/child/g/ack"], "each way has gaps of its own"
+
+
+@pytest.mark.parametrize("gone", ["g", "hub"])
+def test_a_device_that_is_gone_and_one_behind_it_are_told_nothing_more(gone: str) -> None:
+    receipts = Receipts(Version.V3_1_1)
+    for _ in range(2):
+        receipts.note("g", "hub", stored(1), 0.0)
+    receipts.forget([gone])
+    assert receipts.take() == b""
+    assert receipts.repeat(FIRST_S) == 0
 
 
 # --- liveness
@@ -391,7 +416,7 @@ def mail(one: str, *, once: bool = False) -> Mail:
     return Mail(id=one, device="g", message="m", payload=b"", content=50, values={}, expires=1, priority=0, once=once)
 
 
-async def yes(_: Mail) -> bool:
+async def yes(_: Mail, topic: str) -> bool:
     return True
 
 
@@ -400,7 +425,7 @@ async def test_only_devices_heard_here_get_mail_and_repeats_are_ever_rarer() -> 
     post = Post(source)
     post.wake("g")
     assert post.idle
-    post.heard("g")
+    post.heard("g", "")
     assert await post.deliver(yes, 0.0) == 2
     assert await post.deliver(yes, AGAIN_S - 1) == 0
     assert await post.deliver(yes, AGAIN_S) == 1
@@ -409,10 +434,37 @@ async def test_only_devices_heard_here_get_mail_and_repeats_are_ever_rarer() -> 
     assert source.begun == ["again", "once", "again", "again"]
 
 
+async def test_mail_goes_the_way_on_which_the_device_was_heard_last() -> None:
+    source = Source(mail("one"))
+    post = Post(source)
+    topics: list[str] = []
+
+    async def note(_: Mail, topic: str) -> bool:
+        topics.append(topic)
+        return True
+
+    post.heard("g", "hub")
+    await post.deliver(note, 0.0)
+    post.heard("g", "")
+    await post.deliver(note, AGAIN_S)
+    assert topics == ["cs/v1/hub/child/g/down/m", "cs/v1/g/down/m"]
+
+
+@pytest.mark.parametrize("gone", ["g", "hub"])
+async def test_who_is_gone_and_who_is_behind_it_get_no_mail(gone: str) -> None:
+    source = Source(mail("one"))
+    post = Post(source)
+    post.heard("g", "hub")
+    assert await post.deliver(yes, 0.0) == 1
+    post.forget([gone])
+    assert await post.deliver(yes, AGAIN_S) == 0
+    assert post.idle, "what was handed over to it is not looked after any more"
+
+
 async def test_what_is_taken_back_is_forgotten() -> None:
     source = Source(mail("one"))
     post = Post(source)
-    post.heard("g")
+    post.heard("g", "")
     await post.deliver(yes, 0.0)
     source.mail.clear()
     await post.deliver(yes, AGAIN_S)
@@ -423,13 +475,13 @@ async def test_mail_that_wakes_the_device_during_a_delivery_is_not_lost() -> Non
     source = Source(mail("one"))
     post = Post(source)
 
-    async def brings_more(_: Mail) -> bool:
+    async def brings_more(_: Mail, topic: str) -> bool:
         if len(source.mail) == 1:
             source.mail.append(mail("two"))
             post.wake("g")
         return True
 
-    post.heard("g")
+    post.heard("g", "")
     await post.deliver(brings_more, 0.0)
     assert await post.deliver(brings_more, 0.1) == 1
     assert source.begun == ["one", "two"]
@@ -438,9 +490,9 @@ async def test_mail_that_wakes_the_device_during_a_delivery_is_not_lost() -> Non
 async def test_a_lost_connection_leaves_the_mail_due_and_a_full_disk_sends_nothing() -> None:
     source = Source(mail("one"))
     post = Post(source)
-    post.heard("g")
+    post.heard("g", "")
 
-    async def lost(_: Mail) -> bool:
+    async def lost(_: Mail, topic: str) -> bool:
         raise LinkLost("gone")
 
     with pytest.raises(LinkLost):

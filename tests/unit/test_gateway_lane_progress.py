@@ -43,6 +43,15 @@ def test_what_is_kept_holds_the_cursor_and_is_sent_again_before_anything_new() -
     assert offsets(progress.open(records(12))) == [12]
 
 
+def test_a_kept_record_that_has_left_the_lane_holds_nothing_up() -> None:
+    progress = LaneProgress(0)
+    progress.take(progress.settle(records(2, 5, 9), [2, 5, 9], Answer(accepted=[(2, 2), (9, 9)], keep=[5])))
+    assert offsets(progress.open(records(9, 12, 15))) == [12, 15]
+    assert progress.open(records(9)) == []
+    settled = progress.settle(records(9), [], Answer(accepted=[]))
+    assert (settled.cursor, settled.done) == (9, frozenset())
+
+
 def test_what_the_answer_does_not_speak_of_is_kept() -> None:
     settled = LaneProgress(0).settle(records(1, 2), [1, 2], Answer(accepted=[(1, 1)]))
     assert (settled.cursor, settled.kept) == (1, (2,))

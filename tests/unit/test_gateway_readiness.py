@@ -7,6 +7,7 @@ from dataclasses import replace
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+from citysense_gateway.broker.counters import Standing
 from citysense_gateway.exposition import Sources, exposition
 from citysense_gateway.readiness import Moment, checks, ready
 from citysense_gateway.traffic import BOUNDS_S, Durations, Traffic
@@ -22,6 +23,8 @@ WELL = Moment(
     waiting={"safety": 0, "bulk": 12},
     uplink_ages={"safety": None, "bulk": 0.1},
     unbalanced=0,
+    polling=True,
+    broker=Standing.READING,
 )
 
 
@@ -43,6 +46,10 @@ def test_all_is_well() -> None:
         (replace(WELL, commit_age=10.1), "spool"),
         (replace(WELL, devices_known=False, roster_current=False), "roster"),
         (replace(WELL, overdue=("roster",)), "loop roster"),
+        (replace(WELL, doors={"mqtt": True, "coap": True, "coaps": False}), "door coaps"),
+        (replace(WELL, polling=False), "modbus"),
+        (replace(WELL, broker=Standing.MISTRUSTED), "broker"),
+        (replace(WELL, broker=Standing.UNUSABLE), "broker"),
     ],
 )
 def test_what_makes_a_gateway_unready(moment: Moment, failed: str) -> None:
@@ -57,11 +64,16 @@ def test_what_makes_a_gateway_unready(moment: Moment, failed: str) -> None:
         (replace(WELL, uplink_ages={"safety": None, "bulk": None}), "uplink bulk"),
         (replace(WELL, uplink_ages={"safety": None, "bulk": 61.0}), "uplink bulk"),
         (replace(WELL, unbalanced=1), "ledger"),
+        (replace(WELL, broker=Standing.AWAY), "broker"),
     ],
 )
 def test_what_is_worth_a_look_while_readings_are_safe(moment: Moment, late: str) -> None:
     assert states(moment) == {late: "late"}
     assert ready(checks(moment))
+
+
+def test_without_a_broker_nothing_is_said_of_one() -> None:
+    assert not any(check.name == "broker" for check in checks(replace(WELL, broker=None)))
 
 
 def samples(figures: dict[str, float], traffic: Traffic, commits: Durations) -> dict[tuple[str, ...], float]:
@@ -84,6 +96,7 @@ def test_figures_become_metrics_of_their_kind() -> None:
         "rejected.no_match": 2.0,
         "spool.bulk": 9.0,
         "mqtt.closed.taken_over": 1.0,
+        "mqtt.refused.no_match": 6.0,
         "mqtt.connections": 5.0,
         "coap.repeats": 3.0,
         "ledger.unbalanced": 0.0,
@@ -102,6 +115,7 @@ def test_figures_become_metrics_of_their_kind() -> None:
     assert found[f"{name}verdicts_total", "kind=rejected", "reason=no_match"] == 2
     assert found[f"{name}spool_records", "lane=bulk"] == 9
     assert found[f"{name}mqtt_closed_total", "reason=taken_over"] == 1
+    assert found[f"{name}mqtt_refused_total", "reason=no_match"] == 6
     assert found[(f"{name}mqtt_connections",)] == 5
     assert found[(f"{name}coap_repeats_total",)] == 3
     assert found[(f"{name}ledger_unbalanced",)] == 0

@@ -55,6 +55,27 @@ def test_a_loop_at_rest_may_be_silent() -> None:
     assert seconds(progress, clock, 12) != []
 
 
+def test_loops_of_one_name_are_watched_each_by_itself() -> None:
+    clock = SetClock()
+    progress = Progress(clock)
+    first, second = (progress.watch("line", which=which) for which in ("one", "two"))
+    with pytest.raises(ValueError, match="watched already"):
+        progress.watch("line")
+    progress.look()
+    assert progress.ages() == {"line": None}
+    first.beat()
+    second.beat()
+    found = seconds(progress, clock, 12, second)
+    assert [(one.name, one.which) for one in found] == [("line", "one")]
+    # The one that is longest without progress stands for all.
+    assert progress.ages() == {"line": 11.0}
+    progress.forget(first)
+    assert seconds(progress, clock, 12, second) == []
+    progress.forget(second)
+    assert progress.ages() == {}
+    progress.watch("line")
+
+
 def test_a_loop_may_have_a_limit_of_its_own() -> None:
     clock = SetClock()
     progress = Progress(clock)

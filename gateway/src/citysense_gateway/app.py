@@ -88,7 +88,7 @@ def _broker(settings: GatewaySettings, token: str) -> BrokerOptions | None:
     """How to reach the city's broker, where there is one. Raises SetupError."""
     if settings.broker is None:
         return None
-    options = broker_options(
+    return broker_options(
         address=settings.broker,
         user=settings.broker_user,
         gateway=settings.gateway,
@@ -101,8 +101,6 @@ def _broker(settings: GatewaySettings, token: str) -> BrokerOptions | None:
         key=settings.broker_key,
         insecure=settings.insecure,
     )
-    options.tls_context()  # what is wrong with the files is said before anything is started
-    return options
 
 
 def _raise_open_files() -> None:

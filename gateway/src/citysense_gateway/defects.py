@@ -23,10 +23,10 @@ class Defects:
     def __init__(self) -> None:
         self._told: set[str] = set()
 
-    def tell(self, error: BaseException, *, may_quote: bool) -> str:
+    def tell(self, error: BaseException, *, may_quote: bool, what: str = "a frame") -> str:
         """Log `error` unless its place was told before; returns kind and place, without any value.
 
-        `may_quote`: whether the error's own text, which may hold a value of the frame, may stand in the log.
+        `what` it stopped. `may_quote`: whether the error's own text, which may hold a value of the frame, may stand in the log.
         """
         frames = traceback.extract_tb(error.__traceback__)
         last = frames[-1]
@@ -35,5 +35,5 @@ class Defects:
             self._told.add(where)
             text = f": {error}" if may_quote else ""
             way = "".join(traceback.format_list(frames[-20:]))
-            log.error("a defect stopped a frame: %s%s\n%s", where, text, way.rstrip())
+            log.error("a defect stopped %s: %s%s\n%s", what, where, text, way.rstrip())
         return where

@@ -13,24 +13,19 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Histo
 from prometheus_client.exposition import generate_latest
 from prometheus_client.registry import Collector
 
+from citysense_gateway.figures import NOW
 from citysense_gateway.traffic import BOUNDS_S, Durations, Traffic
 
-_NOW = frozenset(
-    {
-        "mqtt.connections",
-        "coap.uploads",
-        "modbus.devices",
-        "modbus.failing",
-        "modbus.unserved",
-        "devices",
-        "mail.waiting",
-        "short_of_space",
-        "ledger.unbalanced",
-        "broker.connected",
-        "broker.proved",
-    }
-)
+_NOW = NOW | {
+    "devices",
+    "mail.waiting",
+    "short_of_space",
+    "ledger.unbalanced",
+    "broker.connected",
+    "broker.proved",
+}
 """Figures that can fall; all others are totals since the start."""
+_CLOSED, _REFUSED = "mqtt.closed.", "mqtt.refused."
 _LEFT_OUT = frozenset({"cpu", "ledger.minute"})
 _VERDICTS = frozenset({"stored", "duplicate", "unavailable"})
 
@@ -85,6 +80,9 @@ def _frames(figures: Mapping[str, float]) -> Iterator[Metric]:
     closed = CounterMetricFamily(
         "citysense_gateway_mqtt_closed", "MQTT connections by why they ended", labels=["reason"]
     )
+    refused = CounterMetricFamily(
+        "citysense_gateway_mqtt_refused", "MQTT messages that were not taken, by why", labels=["reason"]
+    )
     for name, value in figures.items():
         family, _, rest = name.partition(".")
         if family == "frames":
@@ -95,9 +93,11 @@ def _frames(figures: Mapping[str, float]) -> Iterator[Metric]:
             verdicts.add_metric([family, rest], value)
         elif family == "spool":
             depth.add_metric([rest], value)
-        elif name.startswith("mqtt.closed."):
-            closed.add_metric([name.removeprefix("mqtt.closed.")], value)
-    yield from (frames, verdicts, depth, closed)
+        elif name.startswith(_CLOSED):
+            closed.add_metric([name.removeprefix(_CLOSED)], value)
+        elif name.startswith(_REFUSED):
+            refused.add_metric([name.removeprefix(_REFUSED)], value)
+    yield from (frames, verdicts, depth, closed, refused)
 
 
 def _others(figures: Mapping[str, float]) -> Iterator[Metric]:
@@ -107,7 +107,7 @@ def _others(figures: Mapping[str, float]) -> Iterator[Metric]:
         family = name.partition(".")[0]
         if name in _LEFT_OUT or name in _VERDICTS or family in ("frames", "rejected", "spool"):
             continue
-        if name.startswith("mqtt.closed."):
+        if name.startswith((_CLOSED, _REFUSED)):
             continue
         plain = "citysense_gateway_" + name.replace(".", "_").replace("-", "_")
         kind = GaugeMetricFamily if name in _NOW else CounterMetricFamily

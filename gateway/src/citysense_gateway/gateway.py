@@ -30,8 +30,8 @@ from citysense_gateway.exposition import Sources, exposition
 from citysense_gateway.figures import door_figures
 from citysense_gateway.folder_lock import FolderLock
 from citysense_gateway.heartbeat import Heartbeat
-from citysense_gateway.ledger import MINUTE_MS, CountedSink, LaneBook, Ledger, lane_books
-from citysense_gateway.mailbox import Mailbox
+from citysense_gateway.ledger import CountedSink, Ledger
+from citysense_gateway.mailbox import Mailbox, why_gone
 from citysense_gateway.modbus.links import ModbusTls
 from citysense_gateway.modbus.polled import planner_for, polled_maps
 from citysense_gateway.modbus.poller import ModbusPoller
@@ -44,7 +44,8 @@ from citysense_gateway.outage import Outage
 from citysense_gateway.pipeline import Pipeline
 from citysense_gateway.platform_client import POLL_S, POST_S, PlatformClient
 from citysense_gateway.readiness import Check, Moment, checks
-from citysense_gateway.reload import Certificates, Reloader
+from citysense_gateway.record_count import COUNT_LIMIT_S, RecordCount
+from citysense_gateway.reload import RELOAD_LIMIT_S, Certificates, Reloader
 from citysense_gateway.reprocess import Rereading
 from citysense_gateway.roster import RosterKeeper
 from citysense_gateway.settings import GatewaySettings
@@ -61,9 +62,6 @@ log = logging.getLogger(__name__)
 DRAIN_S = 2.0
 """How long a clean stop waits for the spool to empty; what is left is handed over after the next start."""
 TOKEN = "gateway-token"  # noqa: S105 - a file's name
-_COUNTED_EACH_MINUTE = 200_000
-_SELDOM = 10
-"""The ledger counts the records of the spool, 20 ms for so many; those of a longer backlog only every tenth minute."""
 
 
 OWNERS = (mailbox.OWNER, oscore_store.OWNER, stored_sessions.OWNER)
@@ -107,8 +105,22 @@ class Gateway:
             crash=crash,
         )
         self._sink = CountedSink(pipeline)
-        self._ledger = Ledger(sink=self._sink, counters=self._counters.snapshot, lanes=self._lane_books)
-        self._mailbox = Mailbox(spool.log, devices=self._devices, sealer=sealer, clock=clock, random=chance.random)
+        self._record_count = RecordCount(
+            log=spool.log,
+            clock=clock,
+            random=chance.random,
+            pulse=progress.watch("record count", limit=COUNT_LIMIT_S),
+        )
+        self._ledger = Ledger(sink=self._sink, counters=self._counters.snapshot, lanes=lambda: self._record_count.books)
+        self._mailbox = Mailbox(
+            spool.log,
+            devices=self._devices,
+            sealer=sealer,
+            clock=clock,
+            random=chance.random,
+            current=lambda: self._roster.current.is_set(),
+            pulse=progress.watch("mailbox"),
+        )
         self._mqtt = MqttDoor(
             sink=self._sink,
             check_password=self._devices.check_password,
@@ -145,6 +157,7 @@ class Gateway:
                 key=settings.modbus_key,
                 insecure=settings.insecure,
             ),
+            progress=progress,
         )
         self._broker = (
             BrokerDriver(
@@ -155,6 +168,7 @@ class Gateway:
                 clock=clock,
                 random=chance.random,
                 nonce=lambda: chance.randbytes(16),
+                pulse=progress.watch("broker"),
             )
             if broker is not None
             else None
@@ -174,6 +188,7 @@ class Gateway:
             read_again=Rereading(again=self._sink.read_again, sealer=sealer, clock=clock),
             random=chance.random,
             pulse=progress.watch("orders", limit=POLL_S + LIMIT_S),
+            telling=progress.watch("outcomes", limit=POST_S + LIMIT_S),
         )
         self._lanes = [
             Lane(
@@ -214,6 +229,7 @@ class Gateway:
             use_profiles=self._use_profiles,
             others=(self._new_certificate, self._new_token),
             clock=clock,
+            pulse=progress.watch("reload", limit=RELOAD_LIMIT_S),
         )
         sources = Sources(
             figures=self._figures, traffic=client.traffic, commits=self._upkeep.commits, ages=progress.ages
@@ -256,6 +272,7 @@ class Gateway:
         return [
             keep_beating(self._progress.watch("event loop")),
             self._upkeep.run(),
+            self._record_count.run(),
             self._mailbox.run(),
             self._orders.fetch(),
             self._orders.tell(),
@@ -317,6 +334,7 @@ class Gateway:
         for device in changes.cut:
             self._mqtt.disconnect(device)
         self._coap.devices_changed(changes.cut)
+        self._mailbox.devices_gone(why_gone(changes))
         if self._broker is not None:
             self._broker.devices_changed(changes)
         self._modbus.set_devices([one for device in self._devices for one in polled_maps(device)])
@@ -343,12 +361,6 @@ class Gateway:
 
     # -- how it looks from outside ------------------------------------------------------------------------------------
 
-    def _lane_books(self) -> list[LaneBook]:
-        minute = self._clock.now_ms() // MINUTE_MS
-        if minute % _SELDOM and sum(self._upkeep.waiting().values()) > _COUNTED_EACH_MINUTE:
-            return []
-        return lane_books(self._spool.log.accounts())
-
     def _figures(self) -> dict[str, float]:
         """Counters of the heartbeat."""
         figures = self._counters.snapshot()
@@ -368,6 +380,8 @@ class Gateway:
     def _checks(self) -> list[Check]:
         now = asyncio.get_running_loop().time()
         doors: dict[str, Callable[[], int]] = {"mqtt": lambda: self._mqtt.port, "coap": lambda: self._coap.port}
+        if self._settings.dtls_port is not None:
+            doors["coaps"] = lambda: self._coap.dtls_port
         waiting: Mapping[str, int] = {cls.value: count for cls, count in self._upkeep.waiting().items()}
         return checks(
             Moment(
@@ -381,6 +395,8 @@ class Gateway:
                 waiting=waiting,
                 uplink_ages={lane: self._client.traffic.worked_since(lane, now) for lane in waiting},
                 unbalanced=self._ledger.unbalanced,
+                polling=self._modbus.polling,
+                broker=self._broker.standing if self._broker is not None else None,
             )
         )
 

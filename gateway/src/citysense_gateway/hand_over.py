@@ -6,7 +6,7 @@ Owns the size of requests and the keeping of refused records. Decides nothing ab
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 from citysense import wire
 from citysense.clock import Clock
@@ -55,8 +55,6 @@ class HandOver:
         self._crash = crash
         self._most = MAX_RECORDS
         self._growth = _FAST_GROWTH
-        self._given_up: set[int] = set()
-        """Refused records that are kept already while they still stand in the lane."""
 
     @property
     def urgent(self) -> bool:
@@ -109,22 +107,21 @@ class HandOver:
         return answer
 
     async def give_up(self, batch: Sequence[Record], refused: Mapping[int, str]) -> None:
-        """Keep the records that the platform will never take: of readings a dead letter, all else as it is."""
+        """Keep the records that the platform will never take: of readings a dead letter, all else as it is. With the same
+        commit they leave their lane, so that none is given up twice."""
+        gone = [record for record in batch if record.offset in refused]
         letters: list[wire.DeadLetter] = []
         aside: list[Aside] = []
-        for record in batch:
-            reason = refused.get(record.offset)
-            if reason is None or record.offset in self._given_up:
-                continue
+        for record in gone:
+            reason = refused[record.offset]
             body = _decoded(record.body)
             if body is None or isinstance(body, wire.Readings):
                 letters.append(self._refused_letter(record.body, body, reason))
             else:
                 aside.append(Aside(record=record, reason=printable(reason)))
-        if not (letters or aside):
+        if not gone:
             return
-        await self._spool.give_up(letters, aside, urgent=self.urgent)
-        self._given_up.update(refused)
+        await self._spool.give_up(gone, letters, aside, urgent=self.urgent)
         self._counters.add("uplink.refused", len(letters))
         self._counters.add("uplink.set_aside", len(aside))
         if aside:
@@ -133,10 +130,6 @@ class HandOver:
                 len(aside),
                 aside[0].reason,
             )
-
-    def passed(self, offsets: Iterable[int]) -> None:
-        """These records have left the lane; none of them will be refused again."""
-        self._given_up.difference_update(offsets)
 
     def _refused_letter(self, body: bytes, readings: wire.Readings | None, reason: str) -> wire.DeadLetter:
         device = self._devices.get(readings.device) if readings is not None else None

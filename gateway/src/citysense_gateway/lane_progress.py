@@ -36,11 +36,14 @@ class LaneProgress:
         self._done: frozenset[int] = frozenset()
 
     def open(self, window: Sequence[Record]) -> list[Record]:
-        """The records to send next, in order: what the platform could not take yet goes before anything new."""
-        reached = max(self._done, default=None)
-        if reached is None:
-            return list(window)
-        return [record for record in window if record.offset < reached and record.offset not in self._done]
+        """The records to send next, in order: what the platform could not take yet goes before anything new.
+
+        That may have left the lane by itself meanwhile, damaged: then what follows is next. None where all of `window`
+        is done with.
+        """
+        reached = max(self._done, default=0)
+        left = [record for record in window if record.offset not in self._done]
+        return [record for record in left if record.offset < reached] or left
 
     def settle(self, window: Sequence[Record], sent: Sequence[int], answer: wire.Answer) -> Settled:
         """What the answer to `sent`, which were read in `window`, comes to. What it does not speak of is kept.

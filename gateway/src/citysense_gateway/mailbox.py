@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import sqlite3
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -20,8 +20,9 @@ from citysense.durable_log import DurableLog
 from citysense.errors import StorageClosed, StorageError
 from citysense.keys import SealBroken, Sealer
 from citysense.log_schema import Owner, Step
+from citysense.progress import Pulse
 from citysense_gateway.dead_letters import printable
-from citysense_gateway.devices import Device, Devices
+from citysense_gateway.devices import Changes, Device, Devices
 from citysense_gateway.mail import Mail
 from citysense_gateway.mail_queue import DELIVERED, REFUSED, SENT, Ended, Slot, end, in_order, over, to_end
 from citysense_gateway.outage import Outage
@@ -32,6 +33,8 @@ MOST_PER_DEVICE = 32
 MOST = 10_000
 """Messages that wait at all; of a kilobyte each they take 10 MB in memory."""
 UPKEEP_S = 1.0
+STRANGE_S = 10.0
+"""How long a message may wait for a device that the platform does not name: the roster with it may be on its way still."""
 OUTCOMES_AT_ONCE = 500
 _CONTENT = {"json": 50, "native": 50, "cbor": 60, "senml": 110}
 """CoAP content formats (RFC 7252 section 12.3, RFC 8428 section 12.3) by the codec of a message."""
@@ -57,7 +60,8 @@ OWNER = Owner(name="mail", steps=(Step(number=1, name="messages, outcomes, order
 class Mailbox:
     """See `mail.MailSource`. `log` is the spool's, with `OWNER` among its owners; call `load` once it is open.
 
-    `told` is set while outcomes wait for the platform.
+    `told` is set while outcomes wait for the platform. `current` says whether the devices are those that the platform
+    names now; until then none is a stranger. `pulse` beats with each round of `run`.
     """
 
     def __init__(
@@ -70,6 +74,8 @@ class Mailbox:
         random: Callable[[], float],
         most: int = MOST,
         most_per_device: int = MOST_PER_DEVICE,
+        current: Callable[[], bool] = lambda: False,
+        pulse: Pulse | None = None,
     ) -> None:
         self._log = log
         self._devices = devices
@@ -77,6 +83,9 @@ class Mailbox:
         self._clock = clock
         self._most = most
         self._most_per_device = most_per_device
+        self._current = current
+        self._pulse = pulse or Pulse()
+        self._strange: dict[str, float] = {}
         self._outage = Outage("mailbox", random)
         self._mail: dict[str, dict[int, Slot]] = {}
         self._by_id: dict[str, Slot] = {}
@@ -227,12 +236,20 @@ class Mailbox:
         """See `mail.MailSource`."""
         self._listeners.append(on_mail)
 
+    def devices_gone(self, gone: Mapping[str, str]) -> None:
+        """Refuse what waits for these devices, which are served no longer, each for its reason: a command must not wait for
+        somebody who comes back as another. Handed over is none of it from now on; written it is with the next round."""
+        for device, reason in gone.items():
+            self._end([end(slot, REFUSED, reason) for slot in self._mail.get(device, {}).values()])
+
     # -- upkeep -------------------------------------------------------------------------------------------------------
 
     async def run(self) -> None:
         """End what is out of date and write what could not be written, until cancelled. Raises StorageClosed."""
         while True:
+            self._pulse.beat()
             await self.tend()
+            self._pulse.rest()
             await asyncio.sleep(UPKEEP_S)
 
     async def tend(self) -> None:
@@ -240,6 +257,7 @@ class Mailbox:
         now = self._clock.now_ms()
         late = {slot.downlink.device for slot in self._by_id.values() if slot.downlink.expires <= now}
         self._end_surplus(late)
+        self._end_strangers()
         if await self._save_later():
             remind, self._remind = self._remind, set()
             for device in remind:
@@ -262,6 +280,16 @@ class Mailbox:
             self._end(to_end(slots, now=now, most=self._most_per_device))
         if len(self._by_id) > self._most:
             self._end(over(self._by_id.values(), self._most, f"more than {self._most} messages wait at the gateway"))
+
+    def _end_strangers(self) -> None:
+        """Whoever went while this gateway did not run, or before the order came."""
+        if not self._current():
+            return
+        now = self._clock.monotonic()
+        strange = [device for device in self._mail if not self._devices.known(device)]
+        self._strange = {device: self._strange.get(device, now) for device in strange}
+        late = [device for device, since in self._strange.items() if now - since >= STRANGE_S]
+        self.devices_gone(dict.fromkeys(late, "this gateway serves no such device"))
 
     def _end(self, ended: Iterable[Ended]) -> None:
         """Out of the index now, out of the file with the next write."""
@@ -335,6 +363,15 @@ class Mailbox:
     def _tell(self, device: str) -> None:
         for listener in self._listeners:
             listener(device)
+
+
+def why_gone(changes: Changes) -> dict[str, str]:
+    """The devices that are served no longer, each with the reason."""
+    reasons = {device: f"this gateway does not know its profile {profile}" for device, profile in changes.unsupported}
+    reasons |= dict(changes.unfit)
+    return {
+        device: reasons.get(device, "the device is revoked, or another gateway's now") for device in changes.removed
+    }
 
 
 def _owner(device: str) -> str:

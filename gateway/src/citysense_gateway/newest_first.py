@@ -93,6 +93,5 @@ class NewestFirst:
         done, refused = read_answer(offsets, answer)
         await self._hand_over.give_up(batch, refused)
         await self._log.finish(self._cls, runs(offsets, done), urgent=self._hand_over.urgent)
-        self._hand_over.passed(done)
         self._head = offsets[-1]
         return len(done) == len(offsets)

@@ -28,7 +28,8 @@ ReadAgain = Callable[[wire.Reprocess], Awaitable[wire.Outcome]]
 
 
 class Orders:
-    """Takes orders and tells outcomes. `pulse` beats with each poll."""
+    """Takes orders and tells outcomes. `pulse` beats with each poll, `telling` with each call, at rest while there is
+    nothing to tell."""
 
     def __init__(
         self,
@@ -38,11 +39,13 @@ class Orders:
         read_again: ReadAgain,
         random: Callable[[], float],
         pulse: Pulse | None = None,
+        telling: Pulse | None = None,
     ) -> None:
         self._client = client
         self._mailbox = mailbox
         self._read_again = read_again
         self._pulse = pulse or Pulse()
+        self._telling = telling or Pulse()
         self._orders = Outage("orders", random, longest=LONGEST_WAIT_S)
         self._outcomes = Outage("outcomes", random)
 
@@ -64,20 +67,28 @@ class Orders:
     async def tell(self) -> None:
         """Hand over outcomes as they come, until cancelled. Raises StorageClosed when the spool has stopped."""
         while True:
+            self._telling.rest()
             await self._mailbox.told.wait()
+            self._telling.beat()
             try:
                 number, outcomes = self._mailbox.outcomes()
                 if outcomes:
                     await self._client.outcomes(outcomes)
+                    self._telling.beat()
                     await self._mailbox.on_record(number)
             except Unreachable as e:
-                await asyncio.sleep(self._outcomes.failed(e, e.retry_after))
+                await self._pause(self._outcomes.failed(e, e.retry_after))
             except StorageClosed:
                 raise
             except (BatchRefused, StorageError) as e:
-                await asyncio.sleep(self._outcomes.failed(e))
+                await self._pause(self._outcomes.failed(e))
             else:
                 self._outcomes.worked()
+
+    async def _pause(self, seconds: float) -> None:
+        # Longer than the limit of a loop, where the platform asks for patience.
+        self._telling.rest()
+        await asyncio.sleep(seconds)
 
     async def _take(self, orders: Sequence[wire.Order]) -> None:
         """In the order of their numbers; messages that stand beside each other share a commit. Raises StorageError."""

@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from citysense_gateway.broker.counters import Standing
+
 UPLINK_LATE_S = 60.0
 """Records that wait for longer than this without any success of the uplink are worth a look; they are safe."""
 
@@ -27,7 +29,8 @@ class Moment:
     """What can be seen of a gateway at one moment. Ages in seconds, None where there was nothing yet or nothing to do.
 
     `doors` maps each door that should be open to whether it is; `pulses` each watched loop to the seconds since its last
-    step; `overdue` names those that are over their limit; `waiting` counts records per lane.
+    step; `overdue` names those that are over their limit; `waiting` counts records per lane. `polling`: Modbus devices
+    are polled, where there are any; `broker`: the city's own, None without one.
     """
 
     doors: Mapping[str, bool]
@@ -40,11 +43,14 @@ class Moment:
     waiting: Mapping[str, int]
     uplink_ages: Mapping[str, float | None]
     unbalanced: int
+    polling: bool
+    broker: Standing | None
 
 
 def checks(moment: Moment) -> list[Check]:
     """All checks, in a fixed order."""
     found = [_door(name, is_open) for name, is_open in moment.doors.items()]
+    found += [_modbus(moment.polling), *([_broker(moment.broker)] if moment.broker is not None else [])]
     found += [_commit(moment), _roster(moment)]
     found += [_lane(lane, count, moment.uplink_ages.get(lane)) for lane, count in moment.waiting.items()]
     found += [_loop(name, age, name in moment.overdue) for name, age in moment.pulses.items()]
@@ -60,6 +66,26 @@ def ready(found: list[Check]) -> bool:
 
 def _door(name: str, is_open: bool) -> Check:
     return Check(name=f"door {name}", state="ok" if is_open else "failed", detail="open" if is_open else "closed")
+
+
+def _modbus(polling: bool) -> Check:
+    said = "every line is looked after" if polling else "stopped"
+    return Check(name="modbus", state="ok" if polling else "failed", detail=said)
+
+
+_BROKER = {
+    Standing.READING: ("ok", "read from; its rules are proved"),
+    # It keeps what it has for us, and a broker comes back by itself.
+    Standing.AWAY: ("late", "not connected"),
+    # Somebody has to change something; until then nothing of its devices comes in.
+    Standing.MISTRUSTED: ("failed", "not read from: its rules are not proved; the log says what to change"),
+    Standing.UNUSABLE: ("failed", "not read from: what we were told of it cannot be used; the log says what"),
+}
+
+
+def _broker(standing: Standing) -> Check:
+    state, detail = _BROKER[standing]
+    return Check(name="broker", state=state, detail=detail)
 
 
 def _commit(moment: Moment) -> Check:

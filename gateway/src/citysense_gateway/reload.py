@@ -17,12 +17,16 @@ from pathlib import Path
 
 from citysense.clock import Clock
 from citysense.errors import SetupError
+from citysense.progress import Pulse
 from citysense_profiles.catalogue import Catalogue, load_catalogue
 from citysense_profiles.errors import ProfileError
 
 log = logging.getLogger(__name__)
 
 REMEMBERED = 20
+RELOAD_LIMIT_S = 60.0
+"""A reload takes no longer unless it hangs: a thousand profiles are read and compiled in some seconds, beside the devices'
+own work, on a slow disk in several times that."""
 _NAMED = 5
 
 
@@ -101,7 +105,7 @@ class Certificates:
 
 class Reloader:
     """Reloads when asked. `use_profiles` serves the devices by a new catalogue; `others` are further parts, each of which
-    returns what it changed (empty for nothing) or raises SetupError."""
+    returns what it changed (empty for nothing) or raises SetupError. `pulse` rests between reloads."""
 
     def __init__(
         self,
@@ -111,12 +115,14 @@ class Reloader:
         use_profiles: Callable[[Catalogue], None],
         others: Sequence[Callable[[], str]],
         clock: Clock,
+        pulse: Pulse | None = None,
     ) -> None:
         self._profiles = profiles
         self._catalogue = catalogue
         self._use_profiles = use_profiles
         self._others = others
         self._clock = clock
+        self._pulse = pulse or Pulse()
         self._number = 0
         self._asked = asyncio.Event()
         self.done: deque[Reloaded] = deque(maxlen=REMEMBERED)
@@ -131,7 +137,9 @@ class Reloader:
         while True:
             await self._asked.wait()
             self._asked.clear()
+            self._pulse.beat()
             await self.reload()
+            self._pulse.rest()
 
     async def reload(self) -> Reloaded:
         """Read everything again, and say what came of it."""

@@ -56,10 +56,14 @@ class RosterKeeper:
         self._client = client
         self._sealer = sealer
         self._outage = Outage("roster", random, longest=LONGEST_WAIT_S)
+        self._cache = Outage("cache of the roster", random)
         self._on_change = on_change
         self._pulse = pulse or Pulse()
         self._roster: wire.Roster | None = None
         self._version = _UNKNOWN
+        self._unwritten: wire.Roster | None = None
+        self._cached: wire.Roster | None = None
+        """What the cache holds, as far as it is known; None for nothing that could be read."""
         self.current = asyncio.Event()
         """Set once the platform itself has said who the devices are, and a start without it would know them too."""
 
@@ -73,6 +77,7 @@ class RosterKeeper:
         except (OSError, SealBroken, msgspec.DecodeError) as e:
             log.warning("%s is not used (%s); devices are served once the platform answers", self._path, e)
             return
+        self._cached = roster
         self._serve(roster)
 
     async def run(self) -> None:
@@ -88,11 +93,12 @@ class RosterKeeper:
                 await asyncio.sleep(self._outage.failed(e))
                 continue
             self._outage.worked()
-            if roster is None:
-                continue
-            self._version = roster.version
-            self._serve(roster)
-            await asyncio.to_thread(self._remember, wire.encode(roster))
+            if roster is not None:
+                self._version = roster.version
+                self._serve(roster)
+                self._unwritten = roster
+            if self._unwritten is not None:
+                await asyncio.to_thread(self._remember, self._unwritten)
             self.current.set()
 
     def serve_again(self) -> Changes:
@@ -109,19 +115,68 @@ class RosterKeeper:
         self._on_change(changes)
         return changes
 
-    def _remember(self, roster: bytes) -> None:
-        """Write the cache whole or not at all."""
-        draft = self._path.with_name(f"{self._path.name}.new")
+    def _remember(self, roster: wire.Roster) -> None:
+        """Write the cache whole or not at all; what it held must not bring back a right that is gone."""
         try:
-            descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-            with os.fdopen(descriptor, "wb") as file:
-                file.write(self._sealer.seal(GATEWAY, roster))
-                file.flush()
-                os.fsync(file.fileno())
-            draft.replace(self._path)
+            self._write(wire.encode(roster))
         except OSError as e:
-            # Nothing is lost but the convenience of the next start; a full disk is told of by the spool.
-            log.warning("%s cannot be written (%s)", self._path, e.strerror)
+            # It is tried again after the next poll.
+            self._cache.failed(e)
+            if self._cached is not None and takes_rights(self._cached, roster):
+                self._delete_cache()
+        else:
+            self._cache.worked()
+            self._unwritten, self._cached = None, roster
+
+    def _delete_cache(self) -> None:
+        try:
+            self._path.unlink(missing_ok=True)
+            _sync_folder(self._path.parent)
+        except OSError as e:
+            log.error(
+                "%s cannot be deleted either (%s); delete it: a start without the platform would serve devices that are "
+                "revoked",
+                self._path,
+                e.strerror,
+            )
+        else:
+            self._cached = None
+            log.warning(
+                "%s is deleted, since it would let in devices that are revoked; until it can be written, a start without "
+                "the platform serves nobody",
+                self._path,
+            )
+
+    def _write(self, roster: bytes) -> None:
+        """Raises OSError; then the old cache stands."""
+        draft = self._path.with_name(f"{self._path.name}.new")
+        descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(self._sealer.seal(GATEWAY, roster))
+            file.flush()
+            os.fsync(file.fileno())
+        draft.replace(self._path)
+        # Without it a power cut may bring the old file back, and those who were revoked since.
+        _sync_folder(self._path.parent)
+
+
+def takes_rights(before: wire.Roster, after: wire.Roster) -> bool:
+    """Whether somebody whom `before` lets in is not let in by `after`, or only in another way. A revoked authority shows in
+    the certificates of its devices."""
+    now = {device.id: device for device in after.devices}
+    return any(device.id not in now or _rights(device) != _rights(now[device.id]) for device in before.devices)
+
+
+def _rights(device: wire.RosterDevice) -> tuple[object, ...]:
+    return (device.salt, device.digest, device.fingerprint, device.psk, device.oscore, device.concentrator)
+
+
+def _sync_folder(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def check_folder(path: Path) -> None:

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import msgspec
 
-from citysense import wire
+from citysense import lane_account, wire
 from citysense.clock import Clock
 from citysense.crash_points import CrashPoints
 from citysense.durable_log import MAX_BYTES, DurableLog, Entry, Plan
@@ -209,7 +209,7 @@ class Spool:
                 receipt = None if done is None else Receipt(boot=counted.boot, seq=done)
                 return Stored(duplicate=not is_new, receipt=receipt)
             case Keyed() as keyed:
-                return Stored(duplicate=_seen(connection, keyed, put.received))
+                return Stored(duplicate=_seen(connection, keyed, put.received, self._clock.now_ms()))
             case None:
                 return Stored(duplicate=False)
 
@@ -218,8 +218,11 @@ class Spool:
         entry = Entry(cls=ReadingClass.STATE, body=wire.encode(letter), device=letter.device, time=letter.received)
         await self.log.append_entries([entry], urgent=False)
 
-    async def give_up(self, letters: Iterable[wire.DeadLetter], aside: Iterable[Aside], *, urgent: bool) -> None:
-        """Keep what the platform will never take, all or nothing, before it is trimmed; returns after the commit.
+    async def give_up(
+        self, gone: Iterable[Record], letters: Iterable[wire.DeadLetter], aside: Iterable[Aside], *, urgent: bool
+    ) -> None:
+        """Keep what the platform will never take, and take the records `gone`, of which it is made, out of their lanes,
+        all or nothing; returns after the commit.
 
         Of readings a dead letter is appended. A dead letter or tombstone would only be refused as another dead letter,
         for ever: it stays here, in the table `refused_record`. Raises StorageError where nothing could be stored.
@@ -233,7 +236,11 @@ class Spool:
             for refused in aside
         ]
 
+        places = [(CLASS_CODES[record.cls], record.offset) for record in gone]
+
         def plan(connection: sqlite3.Connection) -> tuple[list[Entry], None]:
+            for code, offset in places:
+                lane_account.delete(connection, lane_account.FINISHED, code, offset, offset)
             connection.executemany("INSERT OR REPLACE INTO refused_record VALUES(?, ?, ?, ?)", rows)
             connection.execute(
                 "DELETE FROM refused_record WHERE offset<="
@@ -272,10 +279,11 @@ def _add_entries(entries: list[Entry], put: Put) -> None:
         entries.append(Entry(cls=ReadingClass.STATE, body=wire.encode(put.beside), device=device, time=received))
 
 
-def _seen(connection: sqlite3.Connection, frame: Keyed, received: int) -> bool:
+def _seen(connection: sqlite3.Connection, frame: Keyed, received: int, now_ms: int) -> bool:
     row = connection.execute("SELECT seen FROM fingerprint WHERE key=?", (frame.key,)).fetchone()
     if row is not None and frame.may_repeat and received - row[0] <= frame.lifetime_ms:
         return True
-    # REPLACE gives a new id, so that keys stand in the order in which they were last seen.
-    connection.execute("INSERT OR REPLACE INTO fingerprint(key, seen) VALUES(?, ?)", (frame.key, received))
+    # REPLACE gives a new id, so that keys stand in the order in which they were last seen. Now, also with a frame that
+    # was received long ago and is read again: its key would be too old to keep at once.
+    connection.execute("INSERT OR REPLACE INTO fingerprint(key, seen) VALUES(?, ?)", (frame.key, now_ms))
     return False

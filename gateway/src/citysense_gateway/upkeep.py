@@ -49,6 +49,7 @@ class Upkeep:
             cls: _LaneWatch(progress.watch(f"uplink {cls.value}", limit=LANE_LIMIT_S)) for cls in ReadingClass
         }
         self._committed: float | None = None
+        self._waiting = dict.fromkeys(ReadingClass, 0)
         self.commits = Durations()
 
     @property
@@ -57,8 +58,8 @@ class Upkeep:
         return None if self._committed is None else self._clock.monotonic() - self._committed
 
     def waiting(self) -> Mapping[ReadingClass, int]:
-        """Records per lane that the platform does not have yet. Raises StorageError."""
-        return {cls: self._spool.log.depth(cls, READER) for cls in ReadingClass}
+        """Records per lane that the platform does not have yet, as of the last time that the spool could be asked."""
+        return dict(self._waiting)
 
     async def run(self) -> None:
         """Until cancelled. Raises StorageClosed when the spool's writer has ended."""
@@ -75,14 +76,16 @@ class Upkeep:
         self._pulse.beat()
         began = self._clock.monotonic()
         try:
+            # First: these are looked at from outside, all the more while the rest fails.
+            for cls in ReadingClass:
+                self._waiting[cls] = self._spool.log.depth(cls, READER)
+                self._lanes[cls].look(self._waiting[cls], self._traffic.calls[cls.value].begun)
             await self._spool.log.tidy(_nothing)
             self._committed = self._clock.monotonic()
             self.commits.add(self._committed - began)
             self._pulse.beat()
             await self._spool.tend()
             self._ledger.look(self._clock.now_ms())
-            for cls, count in self.waiting().items():
-                self._lanes[cls].look(count, self._traffic.calls[cls.value].begun)
         except StorageClosed:
             raise
         except CitysenseError as e:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Sequence
 
+from citysense import wire
 from citysense.clock import Clock
 from citysense.crash_points import CrashPoints
 from citysense.durable_log import DurableLog
@@ -99,11 +100,15 @@ class Lane:
             self._newest = None
         up_to = None if self._newest is None else self._newest.start
         window = self._log.read(self._cls, after=progress.cursor, limit=MAX_RECORDS, up_to=up_to)
-        batch = self._hand_over.cut(progress.open(window))
-        if not batch:
+        if not window:
             return await self._take_over()
         self._log.hold(READER, self._cls, first=window[0].offset, last=window[-1].offset)
-        answer = await self._hand_over.send(batch, settled=progress.cursor, after=progress.cursor)
+        batch = self._hand_over.cut(progress.open(window))
+        answer = (
+            await self._hand_over.send(batch, settled=progress.cursor, after=progress.cursor)
+            if batch
+            else wire.Answer(accepted=[])
+        )
         if answer is None:
             return 0.0
         settled = progress.settle(window, [record.offset for record in batch], answer)
@@ -112,7 +117,6 @@ class Lane:
             await self._log.advance(READER, self._cls, settled.cursor, trim=True, urgent=self._hand_over.urgent)
         # Last: whatever of this raised, the next round begins before these records, and nothing is passed unkept.
         progress.take(settled)
-        self._hand_over.passed(record.offset for record in batch if record.offset <= settled.cursor)
         if settled.kept:
             return self._outage.failed(Unreachable(f"the platform could not take {len(settled.kept)} records yet"))
         self._outage.worked()

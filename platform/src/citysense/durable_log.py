@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import logging
 import sqlite3
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeVar
@@ -23,7 +23,7 @@ from citysense import eviction, lane_account, log_check, record_format, salvage
 from citysense.clock import Clock
 from citysense.crash_points import CrashPoints
 from citysense.errors import SetupError, StorageDamaged, StorageError, StorageFull
-from citysense.lane_reader import LaneReader
+from citysense.lane_reader import LAST_OFFSET, LaneReader
 from citysense.log_schema import Owner, bring_up
 from citysense.record_format import CLASS_CODES
 from citysense.reserve import RESERVE_BYTES, Reserve
@@ -77,7 +77,10 @@ Plan = Callable[[sqlite3.Connection], tuple[Sequence[Entry], T]]
 
 
 class DurableLog(LaneReader):
-    """A log in one SQLite file with one owner process. `owners` have further tables in it."""
+    """A log in one SQLite file with one owner process. `owners` have further tables in it.
+
+    `readers` by lane: what all of them have finished and `trim` still keeps is the first to go when the log is too large.
+    """
 
     def __init__(
         self,
@@ -88,11 +91,13 @@ class DurableLog(LaneReader):
         crash_prefix: str = "",
         synchronous: str = "FULL",
         owners: Sequence[Owner] = (),
+        readers: Mapping[ReadingClass, Sequence[str]] | None = None,
         reserve_bytes: int = RESERVE_BYTES,
         max_bytes: int = MAX_BYTES,
         rolled_back: Callable[[], None] | None = None,
     ) -> None:
         self._owners = tuple(owners)
+        self._readers = dict(readers or {})
         self._max_bytes = max_bytes
         self._reserve = Reserve(path.with_suffix(".reserve"), size=reserve_bytes)
         writer = SingleWriter(
@@ -227,10 +232,12 @@ class DurableLog(LaneReader):
 
     def _announce(self, outcome: tuple[object, _Written]) -> None:
         self.entombed += outcome[1].entombed
-        for cls, (first, count) in outcome[1].lanes.items():
-            self._depths.appended(cls, first=first, count=count)
-            for event in self._wakeups[cls]:
-                event.set()
+        for cls in outcome[1].lanes:
+            self._wake(cls)
+
+    def _wake(self, cls: ReadingClass) -> None:
+        for event in self._wakeups[cls]:
+            event.set()
 
     def _write(self, connection: sqlite3.Connection, entries: Sequence[Entry], short: str | None) -> _Written:
         written = _Written()
@@ -262,13 +269,10 @@ class DurableLog(LaneReader):
         """Reader `name` has finished a lane up to `offset`; with `trim` the records up to there are deleted."""
         code = CLASS_CODES[cls]
 
-        def job(connection: sqlite3.Connection) -> int:
+        def job(connection: sqlite3.Connection) -> None:
             before = connection.execute(
                 "SELECT offset FROM cursor WHERE name=? AND class=?", (name, code)
             ).fetchone() or (0,)
-            count = connection.execute(
-                "SELECT count(*) FROM record WHERE class=? AND offset<=? AND offset>?", (code, offset, before[0])
-            ).fetchone()[0]
             reached = max(offset, before[0])
             connection.execute(
                 "INSERT INTO cursor VALUES(?, ?, ?, ?)"
@@ -277,12 +281,8 @@ class DurableLog(LaneReader):
             )
             if trim:
                 lane_account.delete(connection, lane_account.FINISHED, code, 0, offset)
-            return int(count)
 
-        def committed(count: int) -> None:
-            self._depths.finished(name, cls, offset=offset, count=count)
-
-        await self._submit(job, urgent=urgent, committed=committed)
+        await self._submit(job, urgent=urgent)
 
     async def finish(self, cls: ReadingClass, intervals: Sequence[tuple[int, int]], *, urgent: bool = False) -> None:
         """The only reader of a lane has finished these records (closed intervals) ahead of its cursor: they go."""
@@ -290,19 +290,15 @@ class DurableLog(LaneReader):
             return
         code = CLASS_CODES[cls]
 
-        def job(connection: sqlite3.Connection) -> int:
-            return sum(
-                lane_account.delete(connection, lane_account.FINISHED, code, first, last) for first, last in intervals
-            )
+        def job(connection: sqlite3.Connection) -> None:
+            for first, last in intervals:
+                lane_account.delete(connection, lane_account.FINISHED, code, first, last)
 
-        def committed(count: int) -> None:
-            self._depths.removed(cls, intervals[0][0], intervals[-1][1], count=count)
+        await self._submit(job, urgent=urgent)
 
-        await self._submit(job, urgent=urgent, committed=committed)
-
-    async def trim(self, cls: ReadingClass, readers: Sequence[str], *, keep: int) -> None:
-        """Delete what every one of `readers` has finished, but the last `keep` offsets."""
-        floor = min(self.cursor(name, cls) for name in readers) - keep
+    async def trim(self, cls: ReadingClass, *, keep: int) -> None:
+        """Delete what every one of the lane's readers has finished, but the last `keep` offsets."""
+        floor = self._finished_by_all(cls) - keep
         if floor > 0:
             code = CLASS_CODES[cls]
 
@@ -310,6 +306,9 @@ class DurableLog(LaneReader):
                 lane_account.delete(connection, lane_account.FINISHED, code, 0, floor)
 
             await self._submit(job, urgent=False)
+
+    def _finished_by_all(self, cls: ReadingClass) -> int:
+        return min((self.cursor(name, cls) for name in self._readers.get(cls, ())), default=0)
 
     async def tidy(self, job: Job[None]) -> None:
         """Run upkeep of the owner's own tables on the writer; it commits with whatever else waits."""
@@ -319,14 +318,6 @@ class DurableLog(LaneReader):
     def short_of_space(self) -> bool:
         """True while readings are given up: new ones of state and bulk, or the oldest of a log at its bound."""
         return self._short is not None or self._crowded
-
-    @property
-    def wal_bytes(self) -> int:
-        """Size of the write-ahead log beside the file."""
-        try:
-            return self._path.with_name(self._path.name + "-wal").stat().st_size
-        except FileNotFoundError:
-            return 0
 
     async def tend(self) -> None:
         """Call once a second: heals after space has returned, keeps the file within its bound, and turns tombstones into
@@ -354,46 +345,50 @@ class DurableLog(LaneReader):
             return LOG_PINNED
         return LOG_FULL if used > self._max_bytes * again else None
 
-    def _used(self) -> int:
-        size, free = self._query(
-            "SELECT page_count * page_size, freelist_count * page_size"
-            " FROM pragma_page_count(), pragma_freelist_count(), pragma_page_size()",
-            (),
-        )[0]
-        return int(size - free)
-
     async def _keep_within_bound(self) -> int:
         """Give up the oldest until the log is within its bound, or only safety is left; the bytes in use then."""
         used = self._used()
         # On a full disk nothing is gained by it: the reserve is for safety, and deleting needs some of it.
-        while (
-            used > self._max_bytes
-            and self._short != DISK_FULL
-            and (oldest := self._oldest(used - int(self._max_bytes * eviction.DOWN_TO))) is not None
-        ):
-            if not self._crowded:
-                self._crowded = True
-                log.error(
-                    "%s: larger than %d bytes; its oldest bulk and state readings become tombstones",
-                    self._path,
-                    self._max_bytes,
-                )
-            await self._evict(*oldest)
+        while used > self._max_bytes and self._short != DISK_FULL:
+            excess = used - int(self._max_bytes * eviction.DOWN_TO)
+            if (kept := self._oldest_finished(excess)) is not None:
+                await self.finish(kept[0], [kept[1:]])
+            elif (oldest := self._oldest(excess)) is not None:
+                self._tell_crowded()
+                await self._evict(*oldest)
+            else:
+                break
             used = self._used()
         if self._crowded and used <= self._max_bytes * ROOM_AGAIN:
             self._crowded = False
             log.warning("%s: well below its bound again; all readings are kept", self._path)
         return used
 
+    def _tell_crowded(self) -> None:
+        if not self._crowded:
+            self._crowded = True
+            log.error(
+                "%s: larger than %d bytes; its oldest bulk and state readings become tombstones",
+                self._path,
+                self._max_bytes,
+            )
+
+    def _oldest_finished(self, excess: int) -> tuple[ReadingClass, int, int] | None:
+        """What goes before anything else, for `excess` bytes: the oldest that all readers have finished; it costs
+        nobody a reading."""
+        for cls in self._readers:
+            run = eviction.choose(
+                self._oldest_sizes(cls, up_to=self._finished_by_all(cls), limit=eviction.CHUNK), (), enough=excess
+            )
+            if run is not None:
+                return cls, *run
+        return None
+
     def _oldest(self, excess: int) -> tuple[ReadingClass, int, int] | None:
         """What goes next, for `excess` bytes: a run of the oldest records that no reader has in its hands."""
         for cls in eviction.EXPENDABLE:
             held = [interval for (_, lane), interval in self._held.items() if lane is cls]
-            rows = self._query(
-                "SELECT offset, length(blob) FROM record WHERE class=? ORDER BY offset LIMIT ?",
-                (CLASS_CODES[cls], eviction.CHUNK),
-            )
-            run = eviction.choose([(offset, size) for offset, size in rows], held, enough=excess)
+            run = eviction.choose(self._oldest_sizes(cls, up_to=LAST_OFFSET, limit=eviction.CHUNK), held, enough=excess)
             if run is not None:
                 return cls, *run
         return None
@@ -401,18 +396,19 @@ class DurableLog(LaneReader):
     async def _evict(self, cls: ReadingClass, first: int, last: int) -> None:
         now = self._clock.now_ms()
 
-        def job(connection: sqlite3.Connection) -> tuple[int, int]:
+        def job(connection: sqlite3.Connection) -> int:
             return eviction.evict(connection, cls, first, last, reason=LOG_FULL, now_ms=now)
 
-        def committed(gone: tuple[int, int]) -> None:
-            self.entombed += gone[1]
-            self._depths.removed(cls, first, last, count=gone[0])
+        def committed(lost: int) -> None:
+            self.entombed += lost
 
         self._leaving[cls] = (first, last)
         try:
             await self._submit(job, urgent=False, committed=committed)
         finally:
             del self._leaving[cls]
+            # Readers stopped before it, and nothing else tells them that they can go on.
+            self._wake(cls)
 
     def _take_reserve(self) -> bool:
         try:

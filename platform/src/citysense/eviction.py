@@ -16,7 +16,8 @@ from citysense_profiles.reading import ReadingClass
 EXPENDABLE = (ReadingClass.BULK, ReadingClass.STATE)
 """In the order in which they go."""
 DOWN_TO = 0.95
-"""Share of its bound to which a log is brought down: not with every batch, and not so far that much is given up at once."""
+"""Share of its bound to which one run of evictions may bring a log: so not every batch evicts, and not much goes at once.
+A run is CHUNK records at most, and no other follows once the log is within its bound: it ends between the two."""
 CHUNK = 2_000
 """Records of one transaction: about 20 ms, for which an alarm may have to wait."""
 
@@ -45,27 +46,29 @@ def choose(
     return (first, last) if first else None
 
 
-def evict(
-    connection: sqlite3.Connection, cls: ReadingClass, first: int, last: int, *, reason: str, now_ms: int
-) -> tuple[int, int]:
-    """Replace the records of a closed interval by tombstones; how many records, and how many readings were lost."""
+def evict(connection: sqlite3.Connection, cls: ReadingClass, first: int, last: int, *, reason: str, now_ms: int) -> int:
+    """Replace the records of a closed interval by tombstones; how many readings were lost."""
     code = CLASS_CODES[cls]
     rows = connection.execute(
         "SELECT blob FROM record WHERE class=? AND offset BETWEEN ? AND ?", (code, first, last)
     ).fetchall()
     lost: dict[tuple[str, int, str], tuple[int, int, int]] = {}
     for (blob,) in rows:
-        device, of_class, why, begin, end, count = _loss(blob, code, reason, now_ms)
+        loss = _loss(blob, code, reason, now_ms)
+        if loss is None:
+            continue
+        device, of_class, why, begin, end, count = loss
         before = lost.get((device, of_class, why), (begin, end, 0))
         lost[device, of_class, why] = (min(before[0], begin), max(before[1], end), before[2] + count)
     for (device, of_class, why), (begin, end, count) in lost.items():
         lane_account.entomb(connection, device=device, code=of_class, reason=why, first=begin, last=end, records=count)
-    removed = lane_account.delete(connection, lane_account.EVICTED, code, first, last)
-    return removed, sum(count for *_, count in lost.values())
+    lane_account.delete(connection, lane_account.EVICTED, code, first, last)
+    return sum(count for *_, count in lost.values())
 
 
-def _loss(blob: bytes, code: int, reason: str, now_ms: int) -> Lost:
-    """What is lost with one record. A tombstone's own numbers are kept: it stands for readings, and is none."""
+def _loss(blob: bytes, code: int, reason: str, now_ms: int) -> Lost | None:
+    """What is lost with one record; None with a tick, which is nobody's reading. A tombstone's own numbers are kept: it
+    stands for readings, and is none."""
     try:
         body = wire.decode_body(record_format.unpack(blob).body)
     except (RecordDamaged, ValueError):
@@ -75,6 +78,6 @@ def _loss(blob: bytes, code: int, reason: str, now_ms: int) -> Lost:
             of_class = next((known for known, cls in lane_account.CLASSES.items() if cls.value == body.cls), code)
             return body.device, of_class, body.reason, body.first, body.last, body.count
         case wire.Tick():
-            return "", code, reason, body.time, body.time, 0
+            return None
         case wire.DeadLetter() | wire.Readings():
             return body.device, code, reason, body.received, body.received, 1

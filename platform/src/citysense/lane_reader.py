@@ -13,11 +13,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from citysense import lane_account, log_check, record_format
+from citysense import lane_account, lane_count, log_check, record_format
 from citysense.clock import Clock
 from citysense.errors import StorageClosed, StorageDamaged, StorageError
 from citysense.lane_account import LaneAccount
-from citysense.lane_depths import LaneDepths
 from citysense.record_format import CLASS_CODES, Record, RecordDamaged
 from citysense.single_writer import SingleWriter, open_for_reading, storage_error
 from citysense_profiles.reading import ReadingClass
@@ -35,12 +34,11 @@ class LaneReader:
         self._clock = clock
         self._writer = writer
         self._reader: sqlite3.Connection | None = None
-        self._depths = LaneDepths()
         self._wakeups: dict[ReadingClass, list[asyncio.Event]] = {cls: [] for cls in ReadingClass}
         self._damaged: set[tuple[int, int]] = set()
         self._held: dict[tuple[str, ReadingClass], tuple[int, int]] = {}
         self._leaving: dict[ReadingClass, tuple[int, int]] = {}
-        """What is being evicted just now: nobody is given it any more."""
+        """What is being evicted just now: nobody is given it any more, and nobody reads past it."""
         self.entombed = 0
         """Records replaced by tombstones since the start."""
 
@@ -57,7 +55,8 @@ class LaneReader:
         return event
 
     def read(self, cls: ReadingClass, *, after: int, limit: int, up_to: int | None = None) -> list[Record]:
-        """Up to `limit` records of a lane with offsets above `after`, and not above `up_to`, in order."""
+        """Up to `limit` records of a lane with offsets above `after`, and not above `up_to`, in order; none at the lane's
+        end, or where the next ones are just being evicted. Either way `wakeup` tells when there is more."""
         code = CLASS_CODES[cls]
         first_leaving, last_leaving = self._leaving.get(cls, (LAST_OFFSET, 0))
         records: list[Record] = []
@@ -75,7 +74,9 @@ class LaneReader:
                     )
                 after = offset
                 if first_leaving <= offset <= last_leaving:
-                    continue
+                    # The eviction may fail, and then these are still to be read: whoever had what is behind them would
+                    # say that all up to there is finished.
+                    return records
                 try:
                     records.append(_whole(offset, cls, blob))
                 except RecordDamaged as e:
@@ -97,28 +98,57 @@ class LaneReader:
         return int(rows[0][0]) if rows else 0
 
     def depth(self, cls: ReadingClass, name: str) -> int:
-        """Records of a lane that reader `name` has not finished."""
-        known = self._depths.get(name, cls)
-        if known is not None:
-            return known
-        # One statement, so that all three numbers are of the same moment.
-        count, next_offset, finished = self._query(
-            "SELECT (SELECT count(*) FROM record WHERE class=?1 AND offset>done.value),"
-            " (SELECT value FROM meta WHERE key='next_offset'), done.value FROM"
+        """Records of a lane that reader `name` has not finished, by the lane's account: 5 us however long the lane is.
+
+        Where records that it has finished are kept, these are counted.
+        """
+        # One statement, so that all numbers are of the same moment.
+        count, waits = self._query(
+            "SELECT (SELECT coalesce(sum(CASE fate WHEN 'appended' THEN count ELSE -count END), 0) FROM tally"
+            " WHERE class=?1) - (SELECT count(*) FROM record WHERE class=?1 AND offset<=done.value),"
+            " EXISTS(SELECT 1 FROM record WHERE class=?1 AND offset>done.value) FROM"
             " (SELECT coalesce((SELECT offset FROM cursor WHERE name=?2 AND class=?1), 0) AS value) AS done",
             (CLASS_CODES[cls], name),
         )[0]
-        self._depths.counted(name, cls, count=count, next_offset=next_offset, finished=finished)
-        return int(count)
+        # An account that is wrong must not make an empty lane look as if it stood still.
+        return max(int(count), 1) if waits else 0
 
     def cursor(self, name: str, cls: ReadingClass) -> int:
         """The last offset that reader `name` has finished in a lane; 0 before the first."""
         rows = self._query("SELECT offset FROM cursor WHERE name=? AND class=?", (name, CLASS_CODES[cls]))
         return int(rows[0][0]) if rows else 0
 
-    def accounts(self) -> dict[ReadingClass, LaneAccount]:
-        """What became of the records of each lane that ever had one; counts them, see `lane_account.ACCOUNTS`."""
-        return lane_account.accounts(self._query(lane_account.ACCOUNTS, ()))
+    async def accounts(self) -> dict[ReadingClass, LaneAccount]:
+        """What became of the records of each lane that ever had one; counts them, see `lane_count`. Raises StorageError."""
+        try:
+            return await lane_count.count_lanes(self._path)
+        except (sqlite3.Error, UnicodeDecodeError) as e:
+            raise self._reading_error(e) from e
+
+    @property
+    def wal_bytes(self) -> int:
+        """Size of the write-ahead log beside the file."""
+        try:
+            return self._path.with_name(self._path.name + "-wal").stat().st_size
+        except FileNotFoundError:
+            return 0
+
+    def _used(self) -> int:
+        """Bytes of the file that hold something."""
+        size, free = self._query(
+            "SELECT page_count * page_size, freelist_count * page_size"
+            " FROM pragma_page_count(), pragma_freelist_count(), pragma_page_size()",
+            (),
+        )[0]
+        return int(size - free)
+
+    def _oldest_sizes(self, cls: ReadingClass, *, up_to: int, limit: int) -> list[tuple[int, int]]:
+        """Offset and bytes of the first records of a lane, none above `up_to`."""
+        rows = self._query(
+            "SELECT offset, length(blob) FROM record WHERE class=? AND offset<=? ORDER BY offset LIMIT ?",
+            (CLASS_CODES[cls], up_to, limit),
+        )
+        return [(offset, size) for offset, size in rows]
 
     def select(self, statement: str, arguments: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
         """Read a table that an owner added."""
@@ -130,12 +160,15 @@ class LaneReader:
         try:
             return self._reader.execute(statement, arguments).fetchall()
         except (sqlite3.Error, UnicodeDecodeError) as e:
-            error = storage_error(self._path, e)
-            if isinstance(error, StorageDamaged):
-                # A page has gone bad since the start. Whoever reads here can only try for ever; the next start salvages.
-                log_check.ask_for_check(self._path)
-                raise StorageClosed(f"{self._path} has become damaged ({e}); the next start salvages it") from e
-            raise error from e
+            raise self._reading_error(e) from e
+
+    def _reading_error(self, e: Exception) -> StorageError:
+        error = storage_error(self._path, e)
+        if isinstance(error, StorageDamaged):
+            # A page has gone bad since the start. Whoever reads here can only try for ever; the next start salvages.
+            log_check.ask_for_check(self._path)
+            return StorageClosed(f"{self._path} has become damaged ({e}); the next start salvages it")
+        return error
 
     def _set_aside(self, offset: int, cls: ReadingClass, error: RecordDamaged) -> None:
         code = CLASS_CODES[cls]
@@ -155,7 +188,6 @@ class LaneReader:
 
         def committed(gone: int) -> None:
             self.entombed += gone
-            self._depths.removed(cls, offset, offset, count=gone)
 
         def moved(future: asyncio.Future[int]) -> None:
             if not future.cancelled() and future.exception() is not None:

@@ -48,15 +48,19 @@ class Pulse:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Overdue:
-    """A loop without progress: its name, for how long, and how long it may be so, in seconds."""
+    """A loop without progress: its name, for how long, and how long it may be so, in seconds. Of several loops of one name
+    `which` says which."""
 
     name: str
     seconds: float
     limit: float
+    which: str = ""
 
 
 @dataclass(slots=True, kw_only=True)
 class _Watched:
+    name: str
+    which: str
     pulse: Pulse
     limit: float
     beats: int
@@ -70,18 +74,25 @@ class Progress:
         self._clock = clock
         self._limit = limit
         self._longest_step = 2 * every
-        self._watched: dict[str, _Watched] = {}
+        self._watched: dict[Pulse, _Watched] = {}
         self._awake = 0.0
         self._looked: float | None = None
 
-    def watch(self, name: str, *, limit: float | None = None) -> Pulse:
-        """A new pulse, at rest. `limit` in seconds where one step may rightly take longer. Raises ValueError for a name
-        that is watched already."""
-        if name in self._watched:
+    def watch(self, name: str, *, limit: float | None = None, which: str | None = None) -> Pulse:
+        """A new pulse, at rest. `limit` in seconds where one step may rightly take longer. `which` for loops that come and
+        go and share a name; end them with `forget`. Raises ValueError for a name that another kind of loop has."""
+        same = [one for one in self._watched.values() if one.name == name]
+        if same and (which is None or not all(one.which for one in same)):
             raise ValueError(f"{name} is watched already")
         pulse = Pulse()
-        self._watched[name] = _Watched(pulse=pulse, limit=limit or self._limit, beats=0, since=self._awake)
+        self._watched[pulse] = _Watched(
+            name=name, which=which or "", pulse=pulse, limit=limit or self._limit, beats=0, since=self._awake
+        )
         return pulse
+
+    def forget(self, pulse: Pulse) -> None:
+        """The loop of this pulse has ended rightly."""
+        self._watched.pop(pulse, None)
 
     def look(self) -> list[Overdue]:
         """Note who has moved since the last look; who has not for too long. To be called by one thread only."""
@@ -97,19 +108,23 @@ class Progress:
         return self.overdue()
 
     def ages(self) -> dict[str, float | None]:
-        """Seconds since the last progress, by name; None for one at rest."""
-        return {
-            name: None if watched.pulse.resting else self._awake - watched.since
-            for name, watched in tuple(self._watched.items())
-        }
+        """Seconds since the last progress, by name; None for one at rest. Of several loops of one name the longest."""
+        ages: dict[str, float | None] = {}
+        for watched in tuple(self._watched.values()):
+            age, other = self._age(watched), ages.get(watched.name)
+            ages[watched.name] = other if age is None else max(age, other or 0.0)
+        return ages
 
     def overdue(self) -> list[Overdue]:
         """The loops without progress for longer than their limit."""
         return [
-            Overdue(name=name, seconds=age, limit=self._watched[name].limit)
-            for name, age in self.ages().items()
-            if age is not None and age > self._watched[name].limit
+            Overdue(name=watched.name, seconds=age, limit=watched.limit, which=watched.which)
+            for watched in tuple(self._watched.values())
+            if (age := self._age(watched)) is not None and age > watched.limit
         ]
+
+    def _age(self, watched: _Watched) -> float | None:
+        return None if watched.pulse.resting else self._awake - watched.since
 
 
 async def keep_beating(pulse: Pulse, every: float = BEAT_S) -> None:
@@ -160,7 +175,9 @@ class Watchdog:
 def end_process(overdue: Iterable[Overdue]) -> None:
     """Say who hangs and where every thread is, and end this process at once, with exit code 70."""
     faulthandler.dump_traceback(file=sys.stderr, all_threads=True)
-    who = ", ".join(f"{one.name} ({one.seconds:.0f} s, at most {one.limit:.0f})" for one in overdue)
+    who = ", ".join(
+        f"{f'{one.name} {one.which}'.rstrip()} ({one.seconds:.0f} s, at most {one.limit:.0f})" for one in overdue
+    )
     # Last, and by itself: whoever reads only the last line of a log must find the reason there.
     sys.stderr.write(f"no progress in {who}; ending this process so that it is started again\n")
     sys.stderr.flush()

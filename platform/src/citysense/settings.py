@@ -150,6 +150,11 @@ def is_secret(name: str) -> bool:
     return isinstance(extra, dict) and bool(extra.get("secret"))
 
 
+def secret_variables() -> frozenset[str]:
+    """The CITYSENSE_* variables whose values are secrets."""
+    return frozenset(PREFIX + name.upper() for name in Settings.model_fields if is_secret(name))
+
+
 def _read_toml(path: Path) -> dict[str, Any]:
     try:
         return tomllib.loads(path.read_text(encoding="utf-8"))

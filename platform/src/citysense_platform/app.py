@@ -27,16 +27,25 @@ from citysense.errors import CitysenseError, SetupError, StorageClosed, StorageE
 from citysense.keys import load_or_create_key, load_or_create_secret, token_digest
 from citysense.log_lines import log_to_stderr
 from citysense.parent import end_with_parent
-from citysense.progress import Progress, Pulse, Watchdog, keep_beating
+from citysense.progress import HUNG, Progress, Pulse, Watchdog, keep_beating
 from citysense_platform.city.database import City
+from citysense_platform.events.event_store import READER as EVENTS
 from citysense_platform.ingest.log import platform_log
 from citysense_platform.parts import GATEWAY, Parts, build_parts
+from citysense_platform.rules.runner import READER as RULES
+from citysense_platform.store.writer import READER as STORE
 from citysense_profiles.reading import ReadingClass
 
 log = logging.getLogger("citysense_platform.app")
 
 KEEP_OFFSETS = 100_000
 """Records kept in log.db behind the slowest reader: some minutes of a storm, to look at what a rule has just judged."""
+READERS = {
+    ReadingClass.SAFETY: (RULES, STORE, EVENTS),
+    ReadingClass.STATE: (RULES, STORE, EVENTS),
+    ReadingClass.BULK: (STORE, EVENTS),
+}
+"""Who reads which lane of log.db."""
 TRIM_SECONDS = 60.0
 STOP_SECONDS = 5
 
@@ -61,6 +70,10 @@ class PlatformSettings:
     test of that promise can fail."""
 
 
+class PartEnded(CitysenseError):
+    """A part that never ends has ended: a defect, or a file that gave out; another start may help."""
+
+
 class Platform:
     """One run of the process."""
 
@@ -82,7 +95,11 @@ class Platform:
         gateway = load_or_create_secret(settings.data / "gateway-token")
         load_or_create_key(settings.data / "keys" / "pseudonym.key")
         log_file = platform_log(
-            settings.data / "log.db", clock=self._clock, crash=self._crash, synchronous=settings.synchronous
+            settings.data / "log.db",
+            clock=self._clock,
+            crash=self._crash,
+            synchronous=settings.synchronous,
+            readers=READERS,
         )
         city = City(f"sqlite:///{settings.data / 'city.db'}", crash=self._crash)
         async with contextlib.AsyncExitStack() as closing:
@@ -99,6 +116,7 @@ class Platform:
                 crash=self._crash,
                 admin_digest=token_digest(admin),
                 jitter=random.Random(),  # noqa: S311 - spreads retries
+                progress=self._progress,
             )
             closing.push_async_callback(parts.close)
             await parts.gateways.ensure_gateway(GATEWAY, gateway)
@@ -106,7 +124,7 @@ class Platform:
                 await self._serve(parts, log_file, listener, stop)
 
     async def _serve(self, parts: Parts, log_file: DurableLog, listener: socket.socket, stop: asyncio.Event) -> None:
-        server = _server(parts, self._settings)
+        server = _server(parts, self._settings, self._progress.watch("api"))
         for name, work in {**parts.work, **parts.endless}.items():
             self._start(name, work)
         self._start("upkeep", self._tend(log_file, self._progress.watch("log")))
@@ -122,7 +140,7 @@ class Platform:
         failed = [task for task in done if task is not waiting]
         if failed and not stop.is_set():
             names = ", ".join(task.get_name() for task in failed)
-            raise CitysenseError(f"{names} ended by itself; the process starts anew") from failed[0].exception()
+            raise PartEnded(f"{names} ended by itself; the process starts anew") from failed[0].exception()
 
     def _start(self, name: str, work: Coroutine[Any, Any, None]) -> None:
         self._tasks.append(asyncio.create_task(work, name=name))
@@ -153,10 +171,9 @@ class Platform:
                 pulse.beat()
                 if self._clock.monotonic() - trimmed >= TRIM_SECONDS:
                     trimmed = self._clock.monotonic()
-                    for cls in (ReadingClass.SAFETY, ReadingClass.STATE):
-                        await log_file.trim(cls, ["rules", "store", "events"], keep=KEEP_OFFSETS)
+                    for cls in ReadingClass:
+                        await log_file.trim(cls, keep=KEEP_OFFSETS)
                         pulse.beat()
-                    await log_file.trim(ReadingClass.BULK, ["store", "events"], keep=KEEP_OFFSETS)
             except StorageClosed:
                 raise
             except StorageError as e:
@@ -176,13 +193,27 @@ def _nothing(_: sqlite3.Connection) -> None:
 class _Server(uvicorn.Server):
     """Uvicorn without signal handlers of its own: the process decides the order in which things stop."""
 
+    def __init__(self, config: uvicorn.Config, pulse: Pulse) -> None:
+        super().__init__(config)
+        self._pulse = pulse
+
+    async def on_tick(self, counter: int) -> bool:
+        """Called by its loop ten times a second; true to end it."""
+        self._pulse.beat()
+        return await super().on_tick(counter)
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Its loop has ended; how long this may take is its own setting."""
+        self._pulse.rest()
+        await super().shutdown(sockets)
+
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
         """Leave the signals alone."""
         yield
 
 
-def _server(parts: Parts, settings: PlatformSettings) -> _Server:
+def _server(parts: Parts, settings: PlatformSettings, pulse: Pulse) -> _Server:
     tls: dict[str, Any] = {}
     if settings.tls_cert is not None and settings.tls_key is not None:
         tls = {"ssl_certfile": str(settings.tls_cert), "ssl_keyfile": str(settings.tls_key)}
@@ -197,7 +228,7 @@ def _server(parts: Parts, settings: PlatformSettings) -> _Server:
         timeout_graceful_shutdown=STOP_SECONDS - 1,
         **tls,
     )
-    return _Server(config)
+    return _Server(config, pulse)
 
 
 def listen(address: str, port: int) -> socket.socket:
@@ -236,7 +267,8 @@ def parse(argv: Sequence[str] | None) -> PlatformSettings:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the process; 0 after a clean stop, 1 with the reason as the last line."""
+    """Run the process. Exit codes: 0 stopped, 1 could not start, 2 wrong use, 70 to be started again: a part ended by itself
+    or hung. The last line says the reason."""
     end_with_parent(os.environ)
     # Readings and alerts are nobody else's business on this machine, whatever the folder's own rights are.
     os.umask(0o077)
@@ -250,7 +282,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except CitysenseError as e:
         cause = f" ({e.__cause__!r})" if e.__cause__ is not None and not isinstance(e, SetupError) else ""
         print(f"{e}{cause}", file=sys.stderr)  # noqa: T201 - the supervisor shows this line
-        return 1
+        return HUNG if isinstance(e, PartEnded | StorageClosed) else 1
     return 0
 
 

@@ -18,6 +18,7 @@ from citysense.crash_points import CrashPoints
 from citysense.durable_log import DurableLog
 from citysense.errors import SetupError
 from citysense.keys import Sealer, load_or_create_key
+from citysense.progress import LIMIT_S, Progress
 from citysense_platform.alerts.book import AlertBook
 from citysense_platform.alerts.queries import Alerts
 from citysense_platform.alerts.routes import alerts_routes
@@ -54,7 +55,7 @@ from citysense_platform.rules.runner import RulesRunner
 from citysense_platform.store.embedded import EmbeddedStore
 from citysense_platform.store.follower import LogFollower
 from citysense_platform.store.influx import InfluxStore, RefusedPoint
-from citysense_platform.store.influx_server import parse_target
+from citysense_platform.store.influx_server import TIMEOUT_S, parse_target
 from citysense_platform.store.routes import telemetry_routes
 from citysense_platform.store.writer import StoreWriter
 from citysense_profiles.catalogue import load_catalogue
@@ -109,8 +110,9 @@ async def build_parts(
     crash: CrashPoints,
     admin_digest: bytes,
     jitter: random.Random,
+    progress: Progress,
 ) -> Parts:
-    """Open the stores and join all parts. Raises CitysenseError with a sentence."""
+    """Open the stores and join all parts, each loop watched by `progress`. Raises CitysenseError with a sentence."""
     try:
         catalogue, vocabulary = load_catalogue(options.profiles), load_vocabulary()
     except ProfileError as e:
@@ -126,15 +128,22 @@ async def build_parts(
     await roster.refresh()
     gateways = Gateways(city, clock, new_token=_random_secret)
     registry = Registry(city, catalogue, roster, clock, default_gateway=GATEWAY, credentials=credentials)
-    orders = OrderBook(city, clock)
+    orders = OrderBook(city, clock, progress.watch("orders"))
     again = LettersAgain(city, orders, clock)
     book = AlertBook(clock=clock, site_name=roster.site_name, responsible_unit=options.responsible_unit)
-    rules = RulesRunner(log=log_file, city=city, pack=pack, settle=book.settle, clock=clock)
+    rules = RulesRunner(
+        log=log_file, city=city, pack=pack, settle=book.settle, clock=clock, pulse=progress.watch("rules")
+    )
     await rules.load()
-    ingest = IngestLog(log_file, roster.assignment)
+    ingest = IngestLog(log_file, roster.assignment, roster.foreign)
     states = GatewayStates()
-    store_writer = StoreWriter(log_file, store, clock=clock, jitter=jitter)
-    event_writer = LogFollower(EVENTS, log_file, events, clock=clock, jitter=jitter)
+    patience = LIMIT_S if options.influx is None else LIMIT_S + TIMEOUT_S
+    store_writer = StoreWriter(
+        log_file, store, clock=clock, jitter=jitter, pulse=progress.watch("store", limit=patience)
+    )
+    event_writer = LogFollower(
+        EVENTS, log_file, events, clock=clock, jitter=jitter, pulse=progress.watch("events", limit=patience)
+    )
 
     overview = Overview(
         states=states,
@@ -202,9 +211,11 @@ async def build_parts(
         work={"store": store_writer.run(), "events": event_writer.run()},
         endless={
             "rules": rules.run(),
-            "ticker": Ticker(log_file, clock).run(),
+            "ticker": Ticker(log_file, clock, progress.watch("ticker")).run(),
             "orders": orders.run(),
-            "ledger": LedgerWatch(city, latest=states.latest, settle=book.settle, clock=clock).run(),
+            "ledger": LedgerWatch(
+                city, latest=states.latest, settle=book.settle, clock=clock, pulse=progress.watch("ledger")
+            ).run(),
         },
         stop=stop,
         close=close,

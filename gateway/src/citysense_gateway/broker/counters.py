@@ -3,6 +3,19 @@
 from __future__ import annotations
 
 from collections import Counter
+from enum import StrEnum
+
+
+class Standing(StrEnum):
+    """How it stands with the city's broker."""
+
+    READING = "reading"
+    AWAY = "away"
+    """Not connected, or not yet."""
+    MISTRUSTED = "mistrusted"
+    """It does not keep devices apart, as far as was shown: nothing is read until its rules are changed."""
+    UNUSABLE = "unusable"
+    """What we were told of it cannot be used (a file, a topic): nothing is read until that is put right."""
 
 
 class BrokerCounters:

@@ -17,20 +17,23 @@ from functools import partial
 import msgspec
 
 from citysense.clock import Clock
-from citysense_gateway.broker.counters import BrokerCounters
+from citysense.errors import CitysenseError, SetupError
+from citysense.progress import Pulse
+from citysense_gateway.broker.beside import Beside
+from citysense_gateway.broker.counters import BrokerCounters, Standing
 from citysense_gateway.broker.inbound import Inbound
 from citysense_gateway.broker.link import Link, LinkLost, LinkOptions
 from citysense_gateway.broker.liveness import Liveness
 from citysense_gateway.broker.options import BrokerOptions
-from citysense_gateway.broker.post import Post, down_topic
+from citysense_gateway.broker.post import Post
 from citysense_gateway.broker.proof import Proof, ProofFailed
 from citysense_gateway.broker.receipts import EVERY_S as RECEIPTS_EVERY_S
 from citysense_gateway.broker.receipts import Receipts
 from citysense_gateway.broker.routes import Route, RouteKind, Router, topic_filters
+from citysense_gateway.broker.trust import Trust
 from citysense_gateway.broker.window import Held, Window
 from citysense_gateway.devices import Changes, Devices
 from citysense_gateway.frame import Frame, FrameSink, Identity, Kind, Reason, Transport, Verdict
-from citysense_gateway.gaps import Gaps
 from citysense_gateway.mail import Mail, MailSource
 from citysense_gateway.mqtt.packets import Version, encode_publish
 from citysense_gateway.outage import Outage, back_off
@@ -64,7 +67,7 @@ class _Arrival(msgspec.Struct, gc=False):
 
 
 class BrokerDriver:
-    """`run` until cancelled, then `stop`. `counters` may be read at any time."""
+    """`run` until cancelled, then `stop`. `counters` may be read at any time. `pulse` beats while there is a connection."""
 
     def __init__(
         self,
@@ -76,6 +79,7 @@ class BrokerDriver:
         clock: Clock,
         random: Callable[[], float],
         nonce: Callable[[], bytes],
+        pulse: Pulse | None = None,
     ) -> None:
         self.counters = BrokerCounters()
         self._options = options
@@ -84,6 +88,7 @@ class BrokerDriver:
         self._clock = clock
         self._random = random
         self._nonce = nonce
+        self._pulse = pulse or Pulse()
         self._version = Version(options.protocol)
         self._client_id = options.client_id.encode()
         self._source = options.name
@@ -94,7 +99,9 @@ class BrokerDriver:
         )
         self._outage = Outage(f"broker {options.name}", random)
         self._mistrust = Outage(f"rules of the broker {options.name}", random)
-        self._gaps = Gaps()
+        self._unusable = Outage(f"set-up of the broker {options.name}", random)
+        self._trust = Trust(options, random=random)
+        self._proving, self._delivering = Beside(), Beside()
         self._receipts = Receipts(self._version)
         self._receipts_at = 0.0
         self._post = Post(mail) if mail is not None else None
@@ -115,16 +122,28 @@ class BrokerDriver:
 
     def devices_changed(self, changes: Changes) -> None:
         """The roster is another one."""
-        for device in (*changes.removed, *changes.rekeyed):
-            self._gaps.forget(device)
-            if self._post is not None:
-                self._post.forget(device)
+        gone = {*changes.removed, *changes.rekeyed}
+        if self._post is not None:
+            gone |= {
+                one for one in changes.changed if self._post.via(one) not in ("", self._devices.concentrator_of(one))
+            }
+            self._post.forget(gone)
+        self._receipts.forget(gone)
         templates = frozenset(template for device in self._devices for template in device.profile.mqtt_topics)
         self._router.use(templates)
         if templates != self._templates:
             self._templates = templates
             self._proved_at = None
             self._filters_changed.set()
+
+    @property
+    def standing(self) -> Standing:
+        """How it stands now."""
+        if self._mistrust.failures:
+            return Standing.MISTRUSTED
+        if self._unusable.failures:
+            return Standing.UNUSABLE
+        return Standing.READING if self.counters.connected else Standing.AWAY
 
     async def run(self) -> None:
         """Read until cancelled or stopped, through every outage of the broker."""
@@ -134,6 +153,8 @@ class BrokerDriver:
             except ProofFailed as e:
                 self._mistrust.failed(e)
                 wait = PROOF_AGAIN_S * (0.75 + self._random() / 2)
+            except SetupError as e:
+                wait = self._unusable.failed(e)
             except LinkLost as e:
                 if self._stopping:
                     return
@@ -162,10 +183,16 @@ class BrokerDriver:
     # --- the session
 
     async def _session(self) -> None:
-        """One connection from proof to loss; returns only when other topics are wanted. Raises LinkLost, ProofFailed."""
+        """One connection from proof to loss; returns only when other topics are wanted.
+
+        Raises LinkLost, ProofFailed, SetupError.
+        """
         self._filters_changed.clear()
         filters = topic_filters(self._templates)
+        self._trust.renew()
+        self._unusable.worked()
         if self._proved_at is None or self._clock.monotonic() - self._proved_at > PROOF_FRESH_S:
+            self._unprove()
             await self._prove()
         window = Window(most=WINDOW, most_bytes=WINDOW_BYTES)
         link = Link(self._link_options(), lambda messages: self._take(messages, link, window))
@@ -181,7 +208,11 @@ class BrokerDriver:
             self.counters.connected = True
             await self._tend(link)
         finally:
+            self._pulse.rest()
             self._end(link, "given up")
+            await self._proving.end(cancel=True)
+            # Not cancelled: what the mailbox has on record as handed over should be, and a closed link ends it at once.
+            await self._delivering.end(cancel=False)
 
     def _link_options(self) -> LinkOptions:
         options = self._options
@@ -190,7 +221,7 @@ class BrokerDriver:
             port=options.port,
             client_id=options.client_id,
             account=options.account,
-            tls=options.tls_context(),
+            tls=self._trust.own,
             protocol=options.protocol,
             durable=True,
             receive=WINDOW,
@@ -203,24 +234,36 @@ class BrokerDriver:
             self.counters.connected = False
 
     async def _prove(self) -> None:
+        """Raises ProofFailed, LinkLost; then nothing is proved any more. Until then the last proof holds."""
+        templates = self._templates
+        try:
+            await Proof(self._options, trust=self._trust, nonce=self._nonce).run(templates)
+        except CitysenseError:
+            self._unprove()
+            raise
+        self._mistrust.worked()
+        if templates == self._templates:
+            self.counters.proved = True
+            self._proved_at = self._clock.monotonic()
+
+    def _unprove(self) -> None:
         self.counters.proved = False
         self._proved_at = None
-        await Proof(self._options, nonce=self._nonce).run(self._templates)
-        self._mistrust.worked()
-        self.counters.proved = True
-        self._proved_at = self._clock.monotonic()
 
     async def _tend(self, link: Link) -> None:
         """All that has to be done beside reading, ten times a second."""
         while not self._filters_changed.is_set():
             now = self._clock.monotonic()
-            if self._proved_at is not None and now - self._proved_at > PROOF_EVERY_S:
-                await self._prove()
+            self._pulse.beat()
+            self._proving.check()
+            self._delivering.check()
+            if self._proved_at is not None and now - self._proved_at > PROOF_EVERY_S and not self._proving.busy:
+                self._trust.renew()
+                self._proving.start(self._prove())
             self._watch(link, now)
             self._send_receipts(link, now)
-            if self._post is not None and not self._post.idle:
-                taken = await self._post.deliver(partial(self._hand_over, link), now)
-                self.counters.add("downlinks", taken)
+            if self._post is not None and not (self._post.idle or self._delivering.busy or self._stopping):
+                self._delivering.start(self._bring(self._post, link, now))
             try:
                 await asyncio.wait_for(link.lost.wait(), TURN_S)
             except TimeoutError:
@@ -240,27 +283,26 @@ class BrokerDriver:
             raise LinkLost(silent)
 
     def _send_receipts(self, link: Link, now: float) -> None:
-        if len(self._gaps):
-            again = self._gaps.due(now)
-            self.counters.add("receipts_again", len(again))
-            for device, receipt in again:
-                self._receipts.add(device, receipt)
+        self.counters.add("receipts_again", self._receipts.repeat(now))
         if len(self._receipts) and now >= self._receipts_at:
             self._receipts_at = now + RECEIPTS_EVERY_S
             self.counters.add("receipts", len(self._receipts))
             link.send(self._receipts.take())
 
-    async def _hand_over(self, link: Link, mail: Mail) -> bool:
+    async def _bring(self, post: Post, link: Link, now: float) -> None:
+        self.counters.add("downlinks", await post.deliver(partial(self._hand_over, link), now))
+
+    async def _hand_over(self, link: Link, mail: Mail, topic: str) -> bool:
         left = mail.expires - self._clock.now_ms()
         if left <= 0:
             return False
-        reason = await link.publish(down_topic(mail), mail.payload, expiry_s=-(-left // 1000))
+        reason = await link.publish(topic, mail.payload, expiry_s=-(-left // 1000))
         if reason.is_failure:
             self.counters.add("downlinks_refused")
             log.warning(
-                "the broker refuses message %s for %s (%s); let the gateway's account write cs/v1/+/down/+",
+                "the broker refuses message %s on %s (%s); let the gateway's account write there, as the shipped rules do",
                 mail.id,
-                mail.device,
+                topic,
                 reason,
             )
         return not reason.is_failure
@@ -321,18 +363,16 @@ class BrokerDriver:
         self._under_way -= 1
         if not self._under_way:
             self._all_answered.set()
-        if verdict.kind is Kind.UNAVAILABLE and verdict.reason is None:
+        if verdict.kind is Kind.UNAVAILABLE:
             self._try_again(arrival)
             return
         self._settle(arrival.window, arrival.held)
-        device = arrival.frame.device
+        device, via = arrival.frame.device, arrival.frame.via or ""
         if device is None or verdict.kind is Kind.REJECTED:
             return
-        if verdict.receipt is not None:
-            self._receipts.add(device, verdict.receipt)
-            self._gaps.note(device, verdict, self._clock.monotonic())
-        if self._post is not None and arrival.frame.via is None:
-            self._post.heard(device)
+        self._receipts.note(device, via, verdict, self._clock.monotonic())
+        if self._post is not None:
+            self._post.heard(device, via)
 
     def _try_again(self, arrival: _Arrival) -> None:
         """Nothing could be stored: the broker keeps the message, and so do we until it can be."""
@@ -365,5 +405,5 @@ class BrokerDriver:
         due = window.take_due()
         if due:
             link.send(due)
-        if link.paused and window.roomy:
+        if link.paused and window.roomy and not self._stopping:
             link.resume()

@@ -197,6 +197,7 @@ class Link:
 
     async def subscribe(self, filters: Sequence[str]) -> None:
         """Subscribe with QoS 1, without retained messages where the protocol can say so. Raises LinkLost, LinkRefused."""
+        self._must_stand()
         v5 = self._options.protocol == MQTTProtocolVersion.MQTTv5
         wanted: list[Any] = [
             (one, SubscribeOptions(qos=1, retainHandling=SubscribeOptions.RETAIN_DO_NOT_SEND) if v5 else 1)
@@ -215,10 +216,8 @@ class Link:
             )
 
     async def publish(self, topic: str, payload: bytes, *, expiry_s: int | None = None) -> ReasonCode:
-        """Publish with QoS 1, never retained; the broker's answer, which under 3.1.1 always says success.
-
-        Raises LinkLost.
-        """
+        """Publish with QoS 1, never retained; the broker's answer, always success under 3.1.1. Raises LinkLost."""
+        self._must_stand()
         properties = None
         if expiry_s is not None and self._options.protocol == MQTTProtocolVersion.MQTTv5:
             properties = _properties(PacketTypes.PUBLISH)
@@ -230,6 +229,11 @@ class Link:
         self._flush()
         reason: ReasonCode = await self._answer(answer, "PUBLISH")
         return reason
+
+    def _must_stand(self) -> None:
+        # paho does not know of an end that we made, and would have us wait for an answer that nobody gives.
+        if self.lost.is_set():
+            raise LinkLost(self.why)
 
     async def _answer(self, answer: asyncio.Future[Any], to: str) -> Any:
         try:

@@ -8,20 +8,21 @@ out through whoever calls.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass
 
 from citysense.errors import StorageError
 from citysense_gateway.broker.link import LinkLost
 from citysense_gateway.mail import Mail, MailSource
+from citysense_gateway.mqtt.topics import down_topic
 
 AGAIN_S = 30.0
 LONGEST_S = 600.0
 MOST_DEVICES = 50_000
 """Devices heard through the broker; only registered ones get here, and a flood of them costs the oldest their place."""
 
-Publish = Callable[[Mail], Awaitable[bool]]
-"""Hands one message to the broker; False when it has nobody to give it to, or will not take it."""
+Publish = Callable[[Mail, str], Awaitable[bool]]
+"""Hands one message to the broker, on a topic; False when it has nobody to give it to, or will not take it."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -31,37 +32,39 @@ class _Handed:
     next_at: float
 
 
-def down_topic(mail: Mail) -> str:
-    """Where the device hears it."""
-    return f"cs/v1/{mail.device}/down/{mail.message}"
-
-
 class Post:
     """One per driver. `heard` and `wake` note what there is to do, `deliver` does it."""
 
     def __init__(self, source: MailSource) -> None:
         self._source = source
-        self._heard: dict[str, None] = {}
+        self._heard: dict[str, str] = {}
         self._awake: dict[str, None] = {}
         self._handed: dict[str, _Handed] = {}
 
-    def heard(self, device: str) -> None:
-        """A frame of the device itself came through the broker, so it is reached there."""
-        if device not in self._heard:
-            if len(self._heard) >= MOST_DEVICES:
+    def heard(self, device: str, via: str) -> None:
+        """A frame of the device came through the broker, from itself or from the concentrator `via`: so it is reached there,
+        and the same way from now on."""
+        if self._heard.get(device) != via:
+            if len(self._heard) >= MOST_DEVICES and device not in self._heard:
                 del self._heard[next(iter(self._heard))]
-            self._heard[device] = None
+            self._heard[device] = via
             self._awake[device] = None
+
+    def via(self, device: str) -> str:
+        """The concentrator through which the device is reached; empty for none."""
+        return self._heard.get(device, "")
 
     def wake(self, device: str) -> None:
         """Something new waits for the device, wherever it is reached."""
         if device in self._heard:
             self._awake[device] = None
 
-    def forget(self, device: str) -> None:
-        """The device is no longer served, or its rights have changed."""
-        self._heard.pop(device, None)
-        self._awake.pop(device, None)
+    def forget(self, devices: Iterable[str]) -> None:
+        """They are no longer served, or their rights have changed: they and those behind them have to be heard again."""
+        gone = frozenset(devices)
+        for device in [one for one, via in self._heard.items() if one in gone or via in gone]:
+            del self._heard[device]
+            self._awake.pop(device, None)
 
     @property
     def idle(self) -> bool:
@@ -85,7 +88,8 @@ class Post:
         return taken
 
     async def _deliver_to(self, device: str, publish: Publish, now: float) -> int:
-        waiting = self._source.waiting(device)
+        via = self._heard.get(device)
+        waiting = () if via is None else self._source.waiting(device)
         here = {mail.id for mail in waiting}
         for gone in [one for one, handed in self._handed.items() if handed.device == device and one not in here]:
             del self._handed[gone]
@@ -101,6 +105,6 @@ class Post:
                 continue  # not on record, so not to be sent; the spool speaks of its own trouble
             times = 1 if before is None else before.times + 1
             again = now + min(AGAIN_S * 2.0 ** (times - 1), LONGEST_S)
-            taken += await publish(mail)
+            taken += await publish(mail, down_topic(device, mail.message, via or ""))
             self._handed[mail.id] = _Handed(device=device, times=times, next_at=again)
         return taken

@@ -17,6 +17,7 @@ from citysense_gateway.broker.inbound import Inbound
 from citysense_gateway.broker.link import Link, LinkLost, LinkOptions, LinkRefused
 from citysense_gateway.broker.options import Account, BrokerOptions
 from citysense_gateway.broker.routes import CHILD, NATIVE, PROBE_MESSAGE
+from citysense_gateway.broker.trust import Trust
 
 ARRIVES_S = 5.0
 """An allowed publish takes milliseconds; a broker that needs longer is not fit to be asked."""
@@ -71,16 +72,17 @@ def judge(came: Collection[bytes], allowed: Sequence[Attempt], forbidden: Sequen
 
 
 class Proof:
-    """Makes the attempts. `nonce` gives bytes that were never used before."""
+    """Makes the attempts. `trust` was renewed; `nonce` gives bytes that were never used before."""
 
-    def __init__(self, options: BrokerOptions, *, nonce: Callable[[], bytes]) -> None:
+    def __init__(self, options: BrokerOptions, *, trust: Trust, nonce: Callable[[], bytes]) -> None:
         self._options = options
+        self._trust = trust
         self._nonce = nonce
         self._came: set[bytes] = set()
         self._news = asyncio.Event()
 
     async def run(self, templates: Iterable[str]) -> None:
-        """Returns when all is well. Raises ProofFailed, LinkLost (the broker went away: proved is nothing), SetupError."""
+        """Returns when all is well. Raises ProofFailed, LinkLost (the broker went away: proved is nothing)."""
         first, second = self._options.probes
         wanted = list(templates)
         topics = [*foreign_topics(first.user, wanted), *foreign_topics(second.user, wanted)]
@@ -107,14 +109,12 @@ class Proof:
 
     def _link(self, role: str, account: Account | None) -> LinkOptions:
         options = self._options
-        # The gateway's certificate is the gateway's name: a probe is known by its password.
-        with_certificate = account is options.account
         return LinkOptions(
             host=options.host,
             port=options.port,
             client_id=f"{options.client_id}-{role}",
             account=account,
-            tls=options.tls_context(with_certificate=with_certificate),
+            tls=self._trust.own if account is options.account else self._trust.nameless,
             protocol=options.protocol,
             durable=False,
         )

@@ -27,6 +27,9 @@ from citysense_profiles import Read, Write
 
 CONNECT_TIMEOUT = 3.0
 """Seconds for a connection to open, TLS included. A converter in the same city needs some milliseconds."""
+MOST_UNASKED = 1_024
+"""Bytes that a peer may send between two requests: four replies of full size that came late. Whoever sends on and on would
+be listened to at a fifth of a core."""
 _SPOILT_SILENCE = 0.25
 """Share of the timeout after which bytes that are as many as the reply, and are none, count as the reply, spoilt: on a line
 where somebody spoke into it, no other one follows."""
@@ -90,6 +93,7 @@ class Connection:
         self._rtu = is_rtu(line)
         self._client: ModbusBaseClient | None = None
         self._awaiting = False
+        self._unasked = 0
         self._transaction = 0
         self._heard = b""
         self._wanted: Wanted | None = None
@@ -164,6 +168,7 @@ class Connection:
         self._heard = b""
         self._patience = within * _SPOILT_SILENCE
         self._awaiting = True
+        self._unasked = 0
         try:
             async with asyncio.timeout(within + self._wire_time(request)):
                 return await _ask(client, unit, request)
@@ -210,6 +215,18 @@ class Connection:
                 return len(data)
 
         client.ctx.callback_data = guarded  # type: ignore[method-assign]
+        receive: Callable[[bytes], None] = client.ctx.data_received
+
+        def counted(data: bytes) -> None:
+            # Before the library's own bound, which throws away what is longer than a telegram without a word.
+            if not self._awaiting:
+                self._unasked += len(data)
+                if self._unasked > MOST_UNASKED:
+                    self.close()
+                    return
+            receive(data)
+
+        client.ctx.data_received = counted  # type: ignore[method-assign]
 
     def _sifted(self, client: ModbusBaseClient, data: bytes, parse: Callable[..., int]) -> int:
         assert self._wanted is not None

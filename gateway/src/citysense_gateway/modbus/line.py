@@ -13,6 +13,7 @@ import random
 from collections.abc import Callable
 
 from citysense.clock import Clock
+from citysense.progress import Pulse
 from citysense_gateway.frame import Frame, FrameSink, Identity, Kind, Transport, Verdict
 from citysense_gateway.modbus.agenda import Agenda, Errand, Job, Poll, Repeat, Slave
 from citysense_gateway.modbus.connection import Connection, ExchangeFailed, LineDown, Refused
@@ -40,7 +41,8 @@ _MOST_PROOFS = 8
 class LinePolling:
     """Works for the devices of one line until it is retired. Devices may come, go and change at any time.
 
-    `connect` makes the line's connection, told who takes bytes that nobody asked for.
+    `connect` makes the line's connection, told who takes bytes that nobody asked for. `pulse` beats with each request, and
+    rests while nothing is due.
     """
 
     def __init__(
@@ -55,8 +57,10 @@ class LinePolling:
         counters: ModbusCounters,
         in_flight: InFlight,
         reply_timeout: float,
+        pulse: Pulse,
     ) -> None:
         self._line = line
+        self._pulse = pulse
         self._rtu = is_rtu(line)
         self._connection = connect(self._stray)
         self._sink = sink
@@ -111,6 +115,7 @@ class LinePolling:
         """Work until retired."""
         try:
             while not self._retired:
+                self._pulse.beat()
                 self._changed.clear()
                 now = self._clock.monotonic()
                 job, moment = self._agenda.choose(now)
@@ -124,9 +129,11 @@ class LinePolling:
                 else:
                     await self._work(job)
         finally:
+            self._pulse.rest()
             self._connection.close()
 
     async def _wait(self, seconds: float) -> None:
+        self._pulse.rest()
         try:
             async with asyncio.timeout(None if math.isinf(seconds) else seconds):
                 await self._changed.wait()
@@ -178,6 +185,7 @@ class LinePolling:
 
     async def _exchange(self, slave: Slave, request: Request) -> tuple[int, ...]:
         """One request. Raises ExchangeFailed and Refused; a lost one is noted with the slave."""
+        self._pulse.beat()
         self._asked = self._clock.monotonic()
         try:
             words = await self._connection.exchange(slave.unit, request, slave.timeout)

@@ -13,10 +13,11 @@ import ssl
 from collections.abc import Sequence
 
 from citysense.clock import Clock
+from citysense.progress import LIMIT_S, Progress
 from citysense_gateway.frame import FrameSink
 from citysense_gateway.mail import MailSource
 from citysense_gateway.modbus.connection import CONNECT_TIMEOUT, Connection
-from citysense_gateway.modbus.endpoint import Endpoint, EndpointError, Line, parse_endpoint
+from citysense_gateway.modbus.endpoint import LONGEST_TIMEOUT, Endpoint, EndpointError, Line, parse_endpoint
 from citysense_gateway.modbus.errands import Mailing
 from citysense_gateway.modbus.in_flight import InFlight
 from citysense_gateway.modbus.line import LinePolling
@@ -36,8 +37,8 @@ _STOP_GRACE = 5.0
 class ModbusPoller:
     """Polls the devices it is set, from start() to stop(), and hands them their mail.
 
-    `random` spreads the polls. `mail` and `plan_writes` go together; without them nothing is written. `tls` is for
-    modbus+tls; the files are read by start(). Timeouts in seconds.
+    `random` spreads the polls. `progress` watches each line. `mail` and `plan_writes` go together; without them nothing is
+    written. `tls` is for modbus+tls; the files are read by start(). Timeouts in seconds.
     """
 
     def __init__(
@@ -51,6 +52,7 @@ class ModbusPoller:
         tls: ModbusTls | None = None,
         reply_timeout: float = REPLY_TIMEOUT,
         connect_timeout: float = CONNECT_TIMEOUT,
+        progress: Progress | None = None,
     ) -> None:
         self.counters = ModbusCounters()
         self._sink = sink
@@ -61,6 +63,7 @@ class ModbusPoller:
         self._context: ssl.SSLContext | None = None
         self._reply_timeout = reply_timeout
         self._connect_timeout = connect_timeout
+        self._progress = progress or Progress(clock)
         self._polls: dict[tuple[str, str | None], PolledDevice] = {}
         self._unserved: dict[str, str] = {}
         self._lines: dict[Line, tuple[LinePolling, asyncio.Task[None]]] = {}
@@ -94,6 +97,11 @@ class ModbusPoller:
         await asyncio.sleep(0)
         if not broken.done():
             broken.cancel()
+
+    @property
+    def polling(self) -> bool:
+        """True from start() to stop(), while no line's polling has ended in a defect."""
+        return self._broken is not None and not self._broken.done()
 
     async def watch(self) -> None:
         """Return when stopped; raise what broke a line's polling, which only a defect of ours can."""
@@ -146,6 +154,8 @@ class ModbusPoller:
         known = self._lines.get(line)
         if known is not None:
             return known[0]
+        # A request takes as long as the slowest slave, and whatever else a turn does is done at once.
+        pulse = self._progress.watch("modbus line", which=str(line), limit=LIMIT_S + LONGEST_TIMEOUT)
         polling = LinePolling(
             line,
             connect=lambda stray: Connection(
@@ -158,9 +168,11 @@ class ModbusPoller:
             counters=self.counters,
             in_flight=self._in_flight,
             reply_timeout=self._reply_timeout,
+            pulse=pulse,
         )
         task = asyncio.create_task(polling.run(), name=f"modbus line {line}")
         task.add_done_callback(self._ended)
+        task.add_done_callback(lambda _: self._progress.forget(pulse))
         self._lines[line] = (polling, task)
         return polling
 

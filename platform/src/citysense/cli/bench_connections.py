@@ -23,12 +23,12 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from citysense.cli.child_environment import child_environment
 from citysense.cli.gateway_alone import GatewayAlone, StandIn, devices_of_one_password
 from citysense.cli.stack import HOST
 from citysense.cli.stack_api import GAUGE_PROFILE
 from citysense.clock import Clock, SystemClock
 from citysense.errors import SetupError, UpstreamError, WrongUse
-from citysense.parent import SUPERVISED
 
 EXAMPLE = """\
 examples:
@@ -300,7 +300,7 @@ class FleetProcess:
             sys.executable,
             "-m",
             "citysense_sim.idle_fleet",
-            env=dict(os.environ, PYTHONSAFEPATH="1", **{SUPERVISED: str(os.getpid())}),
+            env=child_environment(os.environ, supervisor=os.getpid()),
             stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE,
         )

@@ -22,11 +22,11 @@ import aiohttp
 from rich.console import Console
 from rich.table import Table
 
+from citysense.cli.child_environment import child_environment
 from citysense.cli.stack import HOST, Stack, cpu_of
 from citysense.cli.stack_api import GAUGE_MESSAGE, GAUGE_METRIC, GAUGE_PROFILE, NO_HOLD_RULES, PAGE, TOP_CM, StackApi
 from citysense.clock import Clock, SystemClock
 from citysense.errors import SetupError, UpstreamError, WrongUse
-from citysense.parent import SUPERVISED
 from citysense_sim.fleet import Member
 from citysense_sim.load_sender import Done
 
@@ -286,7 +286,7 @@ class _Sender:
             sys.executable,
             "-m",
             "citysense_sim.load_sender",
-            env=dict(os.environ, PYTHONSAFEPATH="1", **{SUPERVISED: str(os.getpid())}),
+            env=child_environment(os.environ, supervisor=os.getpid()),
             stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE,
             limit=16 << 20,

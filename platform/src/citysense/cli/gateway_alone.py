@@ -20,11 +20,11 @@ import msgspec
 from aiohttp import web
 
 from citysense import wire
+from citysense.cli.child_environment import child_environment
 from citysense.cli.stack import HOST, POLL_S, READY_S, STOP_S, cpu_of, free_port
 from citysense.clock import Clock
 from citysense.errors import SetupError
 from citysense.keys import password_digest
-from citysense.parent import SUPERVISED
 
 _POLL_WAIT_S = 25.0
 
@@ -146,7 +146,7 @@ class GatewayAlone:
             *("--data", str(self._data), "--platform", f"http://{HOST}:{self._platform.port}"),
             *("--mqtt-port", str(self.mqtt_port), "--coap-port", str(self.coap_port)),
             *self._options,
-            env=dict(os.environ, **self._environment, PYTHONSAFEPATH="1", **{SUPERVISED: str(os.getpid())}),
+            env=child_environment(os.environ, self._environment, supervisor=os.getpid()),
             stdin=asyncio.subprocess.DEVNULL,
             stdout=asyncio.subprocess.DEVNULL,
             stderr=self._log,

@@ -11,8 +11,8 @@ import os
 import sys
 from typing import Any
 
+from citysense.cli.child_environment import child_environment
 from citysense.errors import UpstreamError
-from citysense.parent import SUPERVISED
 
 LONGEST_LINE = 64 << 20
 
@@ -30,7 +30,7 @@ class JsonChild:
         process = await asyncio.create_subprocess_exec(
             sys.executable,
             *("-m", module, *arguments),
-            env=dict(os.environ, PYTHONSAFEPATH="1", **{SUPERVISED: str(os.getpid())}),
+            env=child_environment(os.environ, supervisor=os.getpid()),
             stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE,
             limit=LONGEST_LINE,

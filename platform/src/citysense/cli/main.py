@@ -26,6 +26,7 @@ from citysense.cli import (
     gateway_qualify,
     gateway_reload,
     profiles,
+    soak_broker,
     soak_faults,
     soak_kill,
     soak_modbus,
@@ -84,6 +85,7 @@ def build_parser() -> argparse.ArgumentParser:
     soak_power.add_parser(soaks)
     soak_faults.add_parser(soaks)
     soak_modbus.add_parser(soaks)
+    soak_broker.add_parser(soaks)
     return parser
 
 

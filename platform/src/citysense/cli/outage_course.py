@@ -170,7 +170,7 @@ class Outage:
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
-            self.measured.left = sum(account.present for account in self._spool.log.accounts().values())
+            self.measured.left = sum(account.present for account in (await self._spool.log.accounts()).values())
             self._spool.close()
         return self.measured
 
@@ -206,7 +206,7 @@ class Outage:
         self._turns = turns
         await self._tend()
         self.measured.outage_s = self._wall.monotonic() - began
-        self.measured.backlog = sum(account.present for account in self._spool.log.accounts().values())
+        self.measured.backlog = sum(account.present for account in (await self._spool.log.accounts()).values())
 
     async def _come_back(self, lanes: list[Lane]) -> None:
         platform, began = self._platform, self._wall.monotonic()

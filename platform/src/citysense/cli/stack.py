@@ -11,19 +11,19 @@ import os
 import signal
 import socket
 import sys
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
 import aiohttp
 
+from citysense.cli.child_environment import child_environment
 from citysense.cli.programs import programs
 from citysense.cli.supervisor import Program
 from citysense.clock import Clock
 from citysense.errors import SetupError
 from citysense.keys import load_or_create_secret
-from citysense.parent import SUPERVISED
 from citysense.settings import Settings
 
 HOST = "127.0.0.1"
@@ -50,9 +50,18 @@ class Stack:
     """Start, kill, revive, stop. `api` and the ports are known after `start`."""
 
     def __init__(
-        self, data: Path, *, clock: Clock, rules: Path | None = None, speed: float = 1.0, uplink: Uplink | None = None
+        self,
+        data: Path,
+        *,
+        clock: Clock,
+        rules: Path | None = None,
+        speed: float = 1.0,
+        uplink: Uplink | None = None,
+        more: Mapping[str, str] | None = None,
     ) -> None:
+        """`more` are further settings by name, as in citysense.toml."""
         self.data = data
+        self._more = more or {}
         self._uplink = uplink
         self._clock = clock
         self._rules = rules
@@ -76,14 +85,17 @@ class Stack:
         self.token = load_or_create_secret(self.data / "admin-token")
         self.api_port, self.mqtt_port = free_port(socket.SOCK_STREAM), free_port(socket.SOCK_STREAM)
         self.coap_port = free_port(socket.SOCK_DGRAM)
-        settings = Settings(
-            data=self.data,
-            bind=HOST,
-            api_port=self.api_port,
-            mqtt_port=self.mqtt_port,
-            coap_port=self.coap_port,
-            speed=self._speed,
-            rules=self._rules,
+        settings = Settings.model_validate(
+            {
+                "data": self.data,
+                "bind": HOST,
+                "api_port": self.api_port,
+                "mqtt_port": self.mqtt_port,
+                "coap_port": self.coap_port,
+                "speed": self._speed,
+                "rules": self._rules,
+                **self._more,
+            }
         )
         self._programs = {program.name: program for program in programs(settings, self.data, None)}
         if self._uplink is not None:
@@ -97,7 +109,7 @@ class Stack:
 
     async def _spawn(self, name: str, crash_at: str | None) -> None:
         program = self._programs[name]
-        environment = dict(os.environ, **program.environment, PYTHONSAFEPATH="1", **{SUPERVISED: str(os.getpid())})
+        environment = child_environment(os.environ, program.environment, supervisor=os.getpid())
         environment.pop(CRASH_AT, None)
         if crash_at is not None:
             environment[CRASH_AT] = crash_at

@@ -17,8 +17,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from citysense.cli.child_environment import child_environment
 from citysense.clock import Clock
-from citysense.parent import SUPERVISED
 
 LOG_BYTES = 10 << 20
 LOG_FILES = 3
@@ -98,7 +98,7 @@ class Child:
             await asyncio.sleep(wait_before_restart(in_a_row))
 
     async def _run_once(self) -> int:
-        environment = dict(os.environ, **self.program.environment, PYTHONSAFEPATH="1", **{SUPERVISED: str(os.getpid())})
+        environment = child_environment(os.environ, self.program.environment, supervisor=os.getpid())
         self.process = await asyncio.create_subprocess_exec(
             sys.executable,
             "-m",

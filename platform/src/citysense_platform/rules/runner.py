@@ -20,6 +20,7 @@ from citysense import wire
 from citysense.clock import Clock
 from citysense.durable_log import DurableLog
 from citysense.errors import StorageClosed, StorageError, StorageFull
+from citysense.progress import Pulse
 from citysense_platform.city.database import City
 from citysense_platform.rules import book
 from citysense_platform.rules.engine import RULE_LANES, Engine
@@ -55,14 +56,24 @@ Settle = Callable[[Connection, Sequence[Transition]], Sequence[Opened]]
 
 
 class RulesRunner:
-    """Judges the safety and state lanes of the log."""
+    """Judges the safety and state lanes of the log. `pulse` beats with each round and each commit."""
 
-    def __init__(self, *, log: DurableLog, city: City, pack: RulePack, settle: Settle, clock: Clock) -> None:
+    def __init__(
+        self,
+        *,
+        log: DurableLog,
+        city: City,
+        pack: RulePack,
+        settle: Settle,
+        clock: Clock,
+        pulse: Pulse | None = None,
+    ) -> None:
         self._log = log
         self._city = city
         self._pack = pack
         self._settle = settle
         self._clock = clock
+        self._pulse = pulse or Pulse()
         self._wakeup = log.wakeup(*RULE_LANES)
         self._engine = Engine(pack)
         self._unsettled: list[Transition] = []
@@ -98,6 +109,7 @@ class RulesRunner:
     async def run(self) -> None:
         """Judge until cancelled; returns when city.db has been closed. Storage trouble is waited out."""
         while True:
+            self._pulse.beat()
             self._wakeup.clear()
             try:
                 worked = await self.judge_batches()
@@ -132,6 +144,8 @@ class RulesRunner:
             if not records:
                 continue
             worked = True
+            # What was judged and is not written yet is judged again after a crash.
+            self._log.hold(READER, lane, first=self._log.cursor(READER, lane) + 1, last=records[-1].offset)
             if self._dirty_since is None:
                 self._dirty_since = self._clock.monotonic()
             for record in records:
@@ -161,6 +175,7 @@ class RulesRunner:
             return opened
 
         opened = await self._city.write(work, point="rules")
+        self._pulse.beat()
         self._unsettled.clear()
         engine.changed.clear()
         self._dirty_since = None
@@ -187,6 +202,7 @@ class RulesRunner:
 
     async def _rest(self) -> None:
         """Until the next commit of the log; a tick comes at least once a second."""
+        self._pulse.rest()
         try:
             async with asyncio.timeout(LAZY_S):
                 await self._wakeup.wait()

@@ -17,6 +17,7 @@ from citysense import wire
 from citysense.clock import Clock
 from citysense.durable_log import DurableLog
 from citysense.errors import StorageError, UpstreamError
+from citysense.progress import Pulse
 from citysense_platform.store.port import StoreUnavailable
 from citysense_profiles.reading import ReadingClass
 
@@ -83,7 +84,8 @@ class Progress:
 
 
 class LogFollower:
-    """Moves records from `log_file` into `sink` under the reader name `name`."""
+    """Moves records from `log_file` into `sink` under the reader name `name`. `pulse` beats with each call of the sink, and
+    rests while it waits."""
 
     def __init__(
         self,
@@ -95,6 +97,7 @@ class LogFollower:
         jitter: random.Random,
         first_pause_s: float = FIRST_PAUSE_S,
         sync_every_s: float = SYNC_EVERY_S,
+        pulse: Pulse | None = None,
     ) -> None:
         self._name = name
         self._log = log_file
@@ -103,6 +106,7 @@ class LogFollower:
         self._jitter = jitter
         self._first_pause = first_pause_s
         self._sync_every = sync_every_s
+        self._pulse = pulse or Pulse()
         self._stopping = asyncio.Event()
         self._cursors: dict[ReadingClass, int] = {}
         self._told: dict[ReadingClass, int] = dict.fromkeys(ReadingClass, 0)
@@ -129,6 +133,7 @@ class LogFollower:
         started = self._clock.monotonic()
         synced, tidied = started, started
         while not self._stopping.is_set():
+            self._pulse.beat()
             wakeup.clear()
             if not await self._turn():
                 await self._wait(wakeup, self._sync_every)
@@ -142,6 +147,7 @@ class LogFollower:
                 tidied = now
                 await self._upkeep()
         await self._sync()
+        self._pulse.rest()
 
     async def _turn(self) -> bool:
         """Take what is there, at most BATCH of each lane; False when nothing was."""
@@ -150,6 +156,9 @@ class LogFollower:
         full = False
         for cls in ReadingClass:
             found = self._log.read(cls, after=cursors[cls], limit=BATCH)
+            if found:
+                # Up to the last sync the sink may still lose what it took, and reads it again.
+                self._log.hold(self._name, cls, first=self._told[cls] + 1, last=found[-1].offset)
             for record in found:
                 cursors[cls] = record.offset
                 try:
@@ -176,6 +185,7 @@ class LogFollower:
         """Hand a batch over, as often as it takes; False when told to stop before."""
         pause = self._first_pause
         while True:
+            self._pulse.beat()
             try:
                 await self._sink.take(records, cursors)
             except (UpstreamError, StorageError) as e:
@@ -211,6 +221,7 @@ class LogFollower:
 
     async def _sync(self) -> None:
         """Put the sink on the disk, and tell the log how far that is."""
+        self._pulse.beat()
         try:
             safe = await self._sink.sync()
             for cls, offset in safe.items():
@@ -223,6 +234,8 @@ class LogFollower:
             self._note_success()
 
     async def _upkeep(self) -> None:
+        # To delete what is too old takes as long as the disk needs for it.
+        self._pulse.rest()
         try:
             await self._sink.upkeep()
         except (UpstreamError, StorageError) as e:
@@ -230,6 +243,7 @@ class LogFollower:
 
     async def _wait(self, event: asyncio.Event, seconds: float) -> None:
         """Until `event`, `stop` or `seconds` have passed."""
+        self._pulse.rest()
         waiting = [asyncio.ensure_future(one.wait()) for one in {event, self._stopping}]
         try:
             await asyncio.wait(waiting, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)

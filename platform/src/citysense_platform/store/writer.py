@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from citysense import wire
 from citysense.clock import Clock
 from citysense.durable_log import DurableLog
+from citysense.progress import Pulse
 from citysense_platform.store.follower import FIRST_PAUSE_S, SYNC_EVERY_S, LogFollower, Progress, Taken
 from citysense_platform.store.points import Point, points_of
 from citysense_platform.store.port import TelemetryStore
@@ -21,7 +22,7 @@ READER = "store"
 
 
 class StoreWriter:
-    """Keeps `store` filled from `log_file`. `store` is open while `run` runs."""
+    """Keeps `store` filled from `log_file`. `store` is open while `run` runs; `pulse` as in `LogFollower`."""
 
     def __init__(
         self,
@@ -32,10 +33,18 @@ class StoreWriter:
         jitter: random.Random,
         first_pause_s: float = FIRST_PAUSE_S,
         sync_every_s: float = SYNC_EVERY_S,
+        pulse: Pulse | None = None,
     ) -> None:
         self._store = store
         self._follower = LogFollower(
-            READER, log_file, self, clock=clock, jitter=jitter, first_pause_s=first_pause_s, sync_every_s=sync_every_s
+            READER,
+            log_file,
+            self,
+            clock=clock,
+            jitter=jitter,
+            first_pause_s=first_pause_s,
+            sync_every_s=sync_every_s,
+            pulse=pulse,
         )
         self.values = 0
         """Values handed to the store since the start."""
