@@ -14,9 +14,13 @@ import pytest
 import pytest_asyncio
 from aiocoap import Message
 
-from citysense.clock import SystemClock
-from citysense_gateway.coap.door import CoapDoor, delivery_key
+from citysense.clock import SetClock, SystemClock
+from citysense.progress import Pulse
+from citysense_gateway.coap.door import CoapDoor
+from citysense_gateway.coap.frames import delivery_key
+from citysense_gateway.fingerprint import Keyed, fingerprint
 from citysense_gateway.frame import Done, Frame, Identity, Kind, Reason, Transport, Verdict
+from citysense_profiles.reading import Decoded, Sample
 
 STORED = Verdict(kind=Kind.STORED)
 PAYLOAD = json.dumps({"boot": 3, "seq": 41, "v": {"water.level": 12.3}}).encode()
@@ -474,18 +478,64 @@ async def test_any_address_answers_from_the_address_that_was_asked(sink: Sink, h
     await door.stop()
 
 
-def test_a_delivery_key_vouches_only_within_one_exchange_lifetime() -> None:
-    key = delivery_key("127.0.0.1:4000", 7, b"\x01", 10_000)
-    assert key == delivery_key("127.0.0.1:4000", 7, b"\x01", 11_000)
+def test_a_delivery_key_is_one_peers_one_message() -> None:
+    key = delivery_key("127.0.0.1:4000", 7, b"\x01")
+    assert key == delivery_key("127.0.0.1:4000", 7, b"\x01")
     others = [
-        delivery_key("127.0.0.1:4001", 7, b"\x01", 10_000),
-        delivery_key("127.0.0.1:4000", 8, b"\x01", 10_000),
-        delivery_key("127.0.0.1:4000", 7, b"\x02", 10_000),
-        # A day later the same id is another message: simple devices count from 0 after each restart.
-        delivery_key("127.0.0.1:4000", 7, b"\x01", 10_000 + 86_400_000),
+        delivery_key("127.0.0.1:4001", 7, b"\x01"),
+        delivery_key("127.0.0.1:4000", 8, b"\x01"),
+        delivery_key("127.0.0.1:4000", 7, b"\x02"),
     ]
     assert key not in others
     assert len(set(others)) == len(others)
+
+
+@pytest.mark.parametrize("began_ms", [1_000, 245_999, 246_999, 493_999])
+async def test_what_is_repeated_over_a_restart_of_ours_is_the_same_message(sink: Sink, began_ms: int) -> None:
+    """At any moment: a key that changes every 247 s is another one for the repeat after the change."""
+    clock = SetClock(began_ms)
+    doors = [CoapDoor(sink=sink, known=lambda device: True, clock=clock) for _ in range(2)]
+    await doors[0].start("127.0.0.1", 0)
+    port = doors[0].port
+    loop = asyncio.get_running_loop()
+    transport, device = await loop.create_datagram_endpoint(Raw, remote_addr=("127.0.0.1", port))
+    for door in doors:
+        if door is not doors[0]:
+            await door.start("127.0.0.1", port)
+        transport.sendto(post(5, payload=b"12 cm"))
+        assert kind_code_id(await device.next()) == (ACK, 0x44, 5)
+        await door.stop()
+        clock.advance(4_000)
+    transport.close()
+    await asyncio.sleep(0)
+    decoded = Decoded(message="report", samples=(Sample(time=None, values={}),), boot=None, seq=None, base=None)
+    first, again = (fingerprint(frame, "gauge-001", decoded) for frame in sink.frames)
+    assert first == again
+    assert isinstance(again, Keyed)
+    assert again.may_repeat
+    assert sink.frames[1].received_at - sink.frames[0].received_at < again.lifetime_ms
+
+
+async def test_the_upkeep_forgets_what_nobody_finishes_and_gives_a_sign_of_life(sink: Sink) -> None:
+    clock, pulse = SetClock(1_000_000), Pulse()
+    door = CoapDoor(sink=sink, known=lambda device: True, clock=clock, pulse=pulse)
+    await door.start("127.0.0.1", 0)
+    transport, device = await asyncio.get_running_loop().create_datagram_endpoint(
+        Raw, remote_addr=("127.0.0.1", door.port)
+    )
+    # Path, then Block1 (27) of number 0 with more to come, 16 bytes.
+    transport.sendto(struct.pack("!BBH", 0x40, 2, 9) + b"\xb2v1\x09gauge-001\x06report\xd1\x03\x08\xff" + b"x" * 16)
+    assert kind_code_id(await device.next()) == (ACK, 0x5F, 9)
+    assert door.counters.uploads == 1
+    clock.advance(94_000)
+    async with asyncio.timeout(10):
+        while door.counters.uploads:
+            await asyncio.sleep(0.02)
+    assert pulse.beats
+    transport.close()
+    await asyncio.sleep(0)
+    await door.stop()
+    assert pulse.resting
 
 
 async def libcoap(path: str, *arguments: str) -> str:

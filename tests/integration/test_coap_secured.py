@@ -18,12 +18,12 @@ import pytest_asyncio
 from aiocoap import Message, oscore
 
 from citysense import wire
-from citysense.clock import SystemClock
+from citysense.clock import SetClock, SystemClock
 from citysense.crash_points import CrashPoints
 from citysense.durable_log import DurableLog
 from citysense.errors import SetupError
 from citysense_gateway.coap.door import CoapDoor, CoapKeys
-from citysense_gateway.coap.dtls import DtlsLayer
+from citysense_gateway.coap.dtls import HANDSHAKE_S, DtlsLayer
 from citysense_gateway.coap.oscore_store import BLOCK, OWNER, OscoreStore, Window
 from citysense_gateway.frame import Done, Frame, Identity, Kind, Reason, Verdict
 from citysense_gateway.outage import Outage
@@ -412,6 +412,51 @@ class Secure:
     async def close(self) -> None:
         self.transport.close()
         await asyncio.sleep(0)
+
+
+class Far:
+    """A peer without a socket: it keeps what it is sent."""
+
+    device = None
+
+    def __init__(self, name: str) -> None:
+        self.key = self.name = name
+        self.inbox: list[bytes] = []
+
+    def send(self, data: bytes) -> None:
+        self.inbox.append(data)
+
+
+def half_way(tls: Any, layer: DtlsLayer, name: str) -> None:
+    """Shake hands with `layer` as far as its second greeting, which brings the cookie back; then fall silent."""
+    device, peer = Secure(tls), Far(name)
+    for _ in range(2):
+        sent = b""
+        while not sent:
+            try:
+                device.buffer.do_handshake()
+            except (tls.WantWriteError, tls.WantReadError):
+                sent = bytes(device.buffer.peek_outgoing(4096))
+                device.buffer.consume_outgoing(len(sent))
+                if not sent:
+                    device.buffer.receive_from_network(peer.inbox.pop(0))
+        layer.received(sent, peer)
+
+
+def test_handshakes_that_come_to_nothing_make_room_though_nobody_else_comes() -> None:
+    tls = pytest.importorskip("mbedtls.tls")
+    clock = SetClock(1_000_000)
+    layer = DtlsLayer(psk={"gauge-001": PSK}.get, arrived=lambda data, peer: None, clock=clock, max_handshakes=1)
+    layer.start()
+    half_way(tls, layer, "192.0.2.1:4000")
+    half_way(tls, layer, "192.0.2.2:4000")
+    assert (layer.counters.handshakes, layer.counters.crowded) == (1, 1)
+    clock.advance(int(HANDSHAKE_S * 1000) - 1)
+    layer.tidy()
+    assert layer.counters.handshakes == 1
+    clock.advance(1)
+    layer.tidy()
+    assert layer.counters.handshakes == 0
 
 
 async def test_a_revoked_key_ends_its_session(dtls: House) -> None:

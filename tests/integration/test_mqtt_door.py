@@ -20,6 +20,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from citysense.clock import Clock, SetClock, SystemClock
+from citysense.progress import Pulse
 from citysense_gateway.frame import Done, Frame, Kind, Reason, Receipt, Verdict
 from citysense_gateway.mqtt.door import MqttDoor
 from citysense_gateway.mqtt.limits import MqttSettings
@@ -71,7 +72,12 @@ def check_password(device: str, secret: bytes) -> bool:
 
 @asynccontextmanager
 async def serving(
-    pipeline: Pipeline, *, clock: Clock | None = None, tls: ssl.SSLContext | None = None, **settings: Any
+    pipeline: Pipeline,
+    *,
+    clock: Clock | None = None,
+    tls: ssl.SSLContext | None = None,
+    pulse: Pulse | None = None,
+    **settings: Any,
 ) -> AsyncIterator[MqttDoor]:
     door = MqttDoor(
         sink=pipeline,
@@ -79,6 +85,7 @@ async def serving(
         topic_rights=lambda device, topic: None,
         clock=clock or SystemClock(),
         settings=MqttSettings(**({"sweep_every": 0.02, "linger": 0.5} | settings)),
+        pulse=pulse,
     )
     await door.start("127.0.0.1", 0, tls=tls)
     try:
@@ -277,6 +284,35 @@ async def test_keep_alive_is_enforced_and_a_ping_renews_it(pipeline: Pipeline) -
             assert await peer.receive() == b"\xd0"
         clock.advance(15_001)
         assert await peer.receive() == b"\xe0\x8d"
+
+
+class Lame(SetClock):
+    """A clock that tells no time of day any more: what needs it fails each time."""
+
+    lame = False
+
+    def now_ms(self) -> int:
+        if self.lame:
+            raise LookupError("as told")
+        return super().now_ms()
+
+    def monotonic(self) -> float:
+        return super().now_ms() / 1000
+
+
+async def test_a_defect_in_the_sweep_ends_neither_keep_alive_nor_the_sign_of_life(pipeline: Pipeline) -> None:
+    clock, pulse = Lame(1_000), Pulse()
+    async with serving(pipeline, clock=clock, pulse=pulse) as door, peer_online(door, V5, keep_alive=10) as peer:
+        clock.lame = True
+        beats = pulse.beats
+        async with asyncio.timeout(10):
+            while pulse.beats < beats + 3:
+                await asyncio.sleep(0.01)
+        clock.lame = False
+        assert not pulse.resting
+        clock.advance(15_001)
+        assert await peer.receive() == b"\xe0\x8d"
+    assert pulse.resting
 
 
 async def test_connect_must_come_in_time(pipeline: Pipeline) -> None:

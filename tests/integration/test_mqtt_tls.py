@@ -21,6 +21,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 from citysense.clock import SystemClock
 from citysense_gateway.frame import Done, Frame, Kind, Reason, Verdict
+from citysense_gateway.mqtt import acceptor
 from citysense_gateway.mqtt.door import MqttDoor
 from citysense_gateway.mqtt.limits import MqttSettings
 
@@ -196,6 +197,23 @@ async def test_handshakes_under_way_are_bounded_and_who_waits_comes_in_later(
             "127.0.0.1", door.port, username="gauge-1", password="right", tls_context=authority.client(None), timeout=20
         ) as client:
             assert door.counters.closed["handshake_failed"] >= 3
+            await client.publish(UP, b"x", qos=1)
+        for _, writer in silent:
+            writer.close()
+
+
+async def test_strangers_who_say_nothing_hold_no_place_for_long(
+    gateway: Gateway, authority: Authority, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(acceptor, "_STALLED_S", 0.1)
+    async with gateway.open(tls=authority.server(), max_handshakes=2, connect_timeout=60.0) as door:
+        silent = [
+            await asyncio.open_connection("127.0.0.1", door.port, local_addr=(f"127.0.0.{number}", 0))
+            for number in (2, 3, 4, 5, 6)
+        ]
+        async with aiomqtt.Client(
+            "127.0.0.1", door.port, username="gauge-1", password="right", tls_context=authority.client(None), timeout=20
+        ) as client:
             await client.publish(UP, b"x", qos=1)
         for _, writer in silent:
             writer.close()

@@ -10,7 +10,8 @@ from citysense_gateway.frame import Frame, Identity, Kind, Reason, Receipt, Verd
 from citysense_gateway.gaps import Gaps
 from citysense_gateway.mail import Mail
 from citysense_gateway.mqtt.actions import Action, Close, CloseReason, Delivery, Signal
-from citysense_gateway.mqtt.conversation import Conversation, Surroundings
+from citysense_gateway.mqtt.budget import Budget
+from citysense_gateway.mqtt.conversation import Conversation
 from citysense_gateway.mqtt.credentials import Certificate, common_name
 from citysense_gateway.mqtt.fields import Fault
 from citysense_gateway.mqtt.limits import MqttCounters, MqttSettings
@@ -26,6 +27,7 @@ from citysense_gateway.mqtt.packets import (
 )
 from citysense_gateway.mqtt.properties import Properties, Property
 from citysense_gateway.mqtt.sessions import Sessions
+from citysense_gateway.mqtt.surroundings import Surroundings
 
 STORED = Verdict(kind=Kind.STORED)
 PASSWORDS = {"gauge-1": b"right", "gauge-2": b"other"}
@@ -69,6 +71,7 @@ def surroundings(
     settings = settings or MqttSettings()
     return Surroundings(
         gaps=Gaps(),
+        budget=Budget(settings.max_held_bytes),
         check_password=check_password,
         check_certificate=lambda device, der: (device, der) == ("gauge-1", b"its own"),
         topic_rights=vendor_rights,
@@ -122,9 +125,14 @@ def opened(version: Version, settings: MqttSettings | None = None, **values: int
 
 
 def publish(
-    topic: str = "cs/v1/gauge-1/up/report", packet_id: int | None = 1, *, qos: int = 1, dup: bool = False
+    topic: str = "cs/v1/gauge-1/up/report",
+    packet_id: int | None = 1,
+    *,
+    qos: int = 1,
+    dup: bool = False,
+    payload: bytes = b"{}",
 ) -> Publish:
-    return Publish(topic=topic, payload=b"{}", qos=qos, dup=dup, retain=False, packet_id=packet_id)
+    return Publish(topic=topic, payload=payload, qos=qos, dup=dup, retain=False, packet_id=packet_id)
 
 
 def delivery_of(actions: tuple[Action, ...]) -> Delivery:
@@ -258,8 +266,8 @@ def test_a_certificate_has_one_name(names: list[str], expected: str | None) -> N
 # QoS 2
 
 
-def qos_2(packet_id: int = 7, *, dup: bool = False) -> Publish:
-    return publish(packet_id=packet_id, qos=2, dup=dup)
+def qos_2(packet_id: int = 7, *, dup: bool = False, payload: bytes = b"{}", message: str = "report") -> Publish:
+    return publish(f"cs/v1/gauge-1/up/{message}", packet_id, qos=2, dup=dup, payload=payload)
 
 
 @both_versions
@@ -306,6 +314,31 @@ def test_a_qos_2_message_that_is_not_taken_keeps_no_packet_id(
     actions = session.settle(delivery, verdict)
     assert actions == ((Close(CloseReason.STORAGE_UNAVAILABLE),) if answer is None else (answer,))
     assert (7 in session.session.unreleased) is taken
+
+
+@both_versions
+@pytest.mark.parametrize("committed", [True, False])
+def test_a_client_that_lost_its_packet_ids_loses_no_reading(version: Version, committed: bool) -> None:
+    """It resumes its session after a restart and counts from 1 again, under ids that it never released."""
+    session = opened(version)
+    before = delivery_of(session.receive(qos_2(1, payload=b"10 cm"), 0))
+    if committed:
+        session.settle(before, STORED)
+    after = delivery_of(session.receive(qos_2(1, payload=b"90 cm"), 0))
+    assert frame_in(after).payload == b"90 cm"
+    if not committed:
+        assert session.settle(before, STORED) == (b"\x50\x02\x00\x01",)
+    assert session.settle(after, STORED) == (b"\x50\x02\x00\x01",)
+    assert session.receive(qos_2(1, dup=True, payload=b"90 cm"), 0) == (b"\x50\x02\x00\x01",)
+    assert session.receive(Pubrel(packet_id=1), 0) == (b"\x70\x02\x00\x01",)
+
+
+def test_a_message_on_another_topic_takes_a_packet_id_over_too() -> None:
+    session = opened(V5, MqttSettings(receive_maximum=1))
+    session.settle(delivery_of(session.receive(qos_2(1), 0)), STORED)
+    # The id is not one more: the bound on messages without their release holds no reading back.
+    other = delivery_of(session.receive(qos_2(1, message="state"), 0))
+    assert frame_in(other).channel == "cs/v1/gauge-1/up/state"
 
 
 def test_a_release_before_its_time_does_not_block_the_packet_id() -> None:

@@ -17,13 +17,15 @@ from citysense_gateway.frame import Frame, Kind, Receipt, Verdict
 from citysense_gateway.gaps import Gaps
 from citysense_gateway.mail import Mail
 from citysense_gateway.mqtt.actions import Action, Close, CloseReason, Delivery, Signal
-from citysense_gateway.mqtt.conversation import Conversation, Surroundings
+from citysense_gateway.mqtt.budget import Budget
+from citysense_gateway.mqtt.conversation import Conversation
 from citysense_gateway.mqtt.limits import MqttCounters, MqttSettings
 from citysense_gateway.mqtt.packets import Connect, Puback, Publish, Pubrel, Subscribe, Version
 from citysense_gateway.mqtt.postman import Postman
 from citysense_gateway.mqtt.properties import Property
 from citysense_gateway.mqtt.session import StoredSession
 from citysense_gateway.mqtt.sessions import Sessions
+from citysense_gateway.mqtt.surroundings import Surroundings
 
 DEVICE = "gauge-1"
 NAMES = ("a", "b")
@@ -221,6 +223,7 @@ class World:
         self.sessions = Sessions(settings=MqttSettings(), store=self.store)
         self.around = Surroundings(
             gaps=Gaps(),
+            budget=Budget(MqttSettings().max_held_bytes),
             check_password=lambda device, secret: True,
             check_certificate=lambda device, der: False,
             topic_rights=lambda device, topic: None,

@@ -12,7 +12,8 @@ from citysense_gateway.frame import Frame, Identity, Kind, Reason, Receipt, Verd
 from citysense_gateway.gaps import Gaps
 from citysense_gateway.mail import Mail
 from citysense_gateway.mqtt.actions import Action, Close, CloseReason, Delivery, Signal, publish_code
-from citysense_gateway.mqtt.conversation import Conversation, Surroundings
+from citysense_gateway.mqtt.budget import Budget
+from citysense_gateway.mqtt.conversation import Conversation
 from citysense_gateway.mqtt.credentials import Certificate
 from citysense_gateway.mqtt.fields import Fault, ProtocolViolation
 from citysense_gateway.mqtt.limits import MqttCounters, MqttSettings
@@ -28,6 +29,7 @@ from citysense_gateway.mqtt.packets import (
 )
 from citysense_gateway.mqtt.properties import Properties, Property
 from citysense_gateway.mqtt.sessions import Sessions
+from citysense_gateway.mqtt.surroundings import Surroundings
 
 STORED = Verdict(kind=Kind.STORED)
 PASSWORDS = {"gauge-1": b"right", "gauge-2": b"other"}
@@ -71,6 +73,7 @@ def surroundings(
     settings = settings or MqttSettings()
     return Surroundings(
         gaps=Gaps(),
+        budget=Budget(settings.max_held_bytes),
         check_password=check_password,
         check_certificate=lambda device, der: (device, der) == ("gauge-1", b"its own"),
         topic_rights=vendor_rights,

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import asyncio
 
+import pytest
+
 from citysense.clock import SetClock
 from citysense_gateway.frame import Done, Frame, Kind, Reason, Verdict
 from citysense_gateway.gaps import Gaps
 from citysense_gateway.mqtt.actions import CloseReason
+from citysense_gateway.mqtt.budget import FRAME_BYTES, Budget
 from citysense_gateway.mqtt.connection import Common, Connection
-from citysense_gateway.mqtt.conversation import Surroundings
 from citysense_gateway.mqtt.fields import Fault
 from citysense_gateway.mqtt.limits import MqttCounters, MqttSettings
 from citysense_gateway.mqtt.session import Session
 from citysense_gateway.mqtt.sessions import Opened, Sessions
+from citysense_gateway.mqtt.surroundings import Surroundings
 
 STORED = Verdict(kind=Kind.STORED)
 PING = b"\xc0\x00"
@@ -108,10 +111,11 @@ class Bench:
 
     def __init__(self, settings: MqttSettings | None = None) -> None:
         settings = settings or MqttSettings()
-        self.wire = Wire()
         self.sink = Sink()
+        self.budget = Budget(settings.max_held_bytes)
         around = Surroundings(
             gaps=Gaps(),
+            budget=self.budget,
             check_password=lambda device, secret: True,
             check_certificate=lambda device, der: False,
             topic_rights=lambda device, topic: None,
@@ -122,18 +126,23 @@ class Bench:
             settings=settings,
             counters=MqttCounters(),
         )
-        common = Common(
+        self._common = Common(
             host=AnyHost(),
             sink=self.sink,
             clock=SetClock(1_000),
             around=around,
             buffer=memoryview(bytearray(1)),
         )
-        self.connection = Connection(common, address="192.0.2.7", source="192.0.2.7:4711")
-        self.connection.connection_made(self.wire)
-        self.connection.take(CONNECT)
-        assert self.wire.written == b"\x20\x02\x00\x00"
-        self.wire.written = b""
+        self.connection, self.wire = self.another("c1")
+
+    def another(self, client_id: str) -> tuple[Connection, Wire]:
+        """One more connection of the same device, open."""
+        wire, connection = Wire(), Connection(self._common, address="192.0.2.7", source="192.0.2.7:4711")
+        connection.connection_made(wire)
+        connection.take(CONNECT.replace(b"c1", client_id.encode()))
+        assert wire.written == b"\x20\x02\x00\x00"
+        wire.written = b""
+        return connection, wire
 
     @property
     def taken(self) -> int:
@@ -200,3 +209,50 @@ async def test_nothing_is_taken_after_the_end() -> None:
         for _ in range(3):
             await asyncio.sleep(0)
         assert bench.taken == 64
+
+
+async def turns(count: int = 5) -> None:
+    for _ in range(count):
+        await asyncio.sleep(0)
+
+
+FOUR = MqttSettings(max_held_bytes=4 * (FRAME_BYTES + 2))
+
+
+async def test_all_connections_together_hold_no_more_than_their_budget() -> None:
+    """A disk that stalls stalls everybody: what does not fit waits with its sender, and comes when there is room."""
+    bench = Bench(FOUR)
+    other, wire = bench.another("c2")
+    bench.connection.take(b"".join(publish(number) for number in range(1, 4)))
+    other.take(b"".join(publish(number) for number in range(1, 11)))
+    await turns()
+    assert (len(bench.sink.frames), wire.reading, bench.budget.waiting) == (4, False, 1)
+    # Whoever is silent is not stopped before it speaks; then nothing of it is taken.
+    bench.connection.take(publish(4) + PING)
+    await turns()
+    assert (len(bench.sink.frames), bench.wire.reading, bench.wire.pongs) == (4, False, 0)
+    assert bench.budget.held == 4 * (FRAME_BYTES + 2)
+    bench.sink.open()
+    await turns(50)
+    assert len(bench.sink.frames) == 14
+    assert (bench.wire.reading, wire.reading, bench.wire.pongs) == (True, True, 1)
+    assert wire.written.count(b"\x40\x02") == 10
+    assert (bench.budget.held, bench.budget.full, bench.budget.waiting) == (0, False, 0)
+
+
+@pytest.mark.parametrize("how", ["lost", "aborted"])
+async def test_a_connection_that_ends_gives_back_what_it_held(how: str) -> None:
+    bench = Bench(FOUR)
+    other, wire = bench.another("c2")
+    bench.connection.take(b"".join(publish(number) for number in range(1, 6)))
+    other.take(publish(1))
+    assert (bench.budget.full, bench.budget.waiting) == (True, 2)
+    if how == "aborted":
+        bench.connection.abort()
+        await turns()
+        assert len(bench.sink.frames) == 5, "the other one's has its turn"
+    bench.connection.connection_lost(None)
+    bench.sink.open()
+    await turns()
+    assert (bench.budget.held, bench.budget.waiting, wire.reading) == (0, 0, True)
+    assert len(bench.sink.frames) == 5, "nobody reads on for a connection that is gone"

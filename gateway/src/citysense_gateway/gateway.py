@@ -134,6 +134,7 @@ class Gateway:
             mail=self._mailbox,
             store=StoredSessions(spool.log, random=chance.random),
             random=chance,
+            pulse=progress.watch("MQTT door"),
         )
         self._coap = CoapDoor(
             sink=self._sink,
@@ -144,6 +145,7 @@ class Gateway:
             store=OscoreStore(spool.log, clock=clock, trouble=Outage("OSCORE sender numbers", chance.random)),
             mail=self._mailbox,
             asserted=settings.on_loopback or settings.insecure,
+            pulse=progress.watch("CoAP door"),
         )
         self._modbus = ModbusPoller(
             sink=self._sink,

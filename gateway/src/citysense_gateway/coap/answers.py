@@ -66,6 +66,7 @@ class Answers:
 
     def respond(self, caller: Caller, reply: Reply, *, block1: Block | None = None) -> None:
         """Send `reply`. `block1` is the block of the request that it acknowledges."""
+        caller.exchange.verified = not self.unverified(caller)
         message = rendered(reply, block1=block1, block2=block_of(caller.message.opt.block2))
         if not wanted(message, caller.message.opt.no_response):
             caller.exchange.reply(None)

@@ -18,42 +18,31 @@ from aiocoap import Message
 
 from citysense import wire
 from citysense.clock import Clock
+from citysense.progress import Pulse
 from citysense_gateway.coap import replies
 from citysense_gateway.coap.amplification import Addresses
 from citysense_gateway.coap.answers import Answers, Caller, block_of
 from citysense_gateway.coap.dtls import DtlsCounters, DtlsLayer
 from citysense_gateway.coap.exchanges import Exchanges, Request
+from citysense_gateway.coap.frames import frame_of
 from citysense_gateway.coap.mail_service import MailService
 from citysense_gateway.coap.oscore import Challenge, Failure, Opened, OscoreContexts, Refused
 from citysense_gateway.coap.oscore_store import OscoreStore
+from citysense_gateway.coap.protected import leaves_trace, open_request, refusal
 from citysense_gateway.coap.replies import Code, MailTarget, Reply, Target
 from citysense_gateway.coap.transport import DatagramCounters, UdpSocket, open_socket
 from citysense_gateway.coap.uploads import Block, Refusal, Uploads
-from citysense_gateway.frame import Frame, FrameSink, Identity, Kind, Reason, Transport, Verdict
+from citysense_gateway.frame import Frame, FrameSink, Kind, Reason, Verdict
 from citysense_gateway.mail import MailSource
+from citysense_gateway.rounds import Rounds
 
 _LOG = logging.getLogger(__name__)
 _MAX_IN_FLIGHT = 1024
 """Frames without a verdict; beyond it 5.03. At 64 kB each they could hold 64 MB; a usual one has 200 bytes."""
 _STOP_GRACE = 5.0
 """Seconds that stop() waits for verdicts under way."""
-_DELIVERY_MARK = b"\x02"
-"""First byte of the delivery keys of CoAP, so that they never equal another door's."""
-_EXCHANGE_LIFETIME = 247_000
-"""Milliseconds (RFC 7252) within which a sender may not use a message id again."""
 _CHANCE = SystemRandom()
 """Message ids and pauses that a stranger cannot foresee."""
-_MAX_PROTECTED = 4_096
-"""Bytes of a protected datagram. What is inside can be counted only by reading it; larger bodies come in blocks."""
-_PROTECTED = "oscore"
-"""The channel of a frame that nobody could open: its path is inside."""
-_FAILURE_CODE = {
-    Failure.MALFORMED: Code.BAD_OPTION,
-    Failure.UNKNOWN: Code.UNAUTHORIZED,
-    Failure.REPLAY: Code.UNAUTHORIZED,
-    Failure.FORGED: Code.BAD_REQUEST,
-}
-"""RFC 8613 section 8.2."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -81,6 +70,8 @@ class CoapCounters:
     sessions: int = 0
     handshakes: int = 0
     failed_handshakes: int = 0
+    crowded_handshakes: int = 0
+    """Not begun, or not finished, because there was no room."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -99,7 +90,7 @@ class CoapDoor:
 
     `store` keeps what OSCORE needs; without it no protected request is opened. With `asserted`, devices that have no
     credential for CoAP are believed (loopback, --insecure); else each request needs one. `max_payload` in bytes; it
-    bounds a body however it comes, in one datagram or in blocks.
+    bounds a body however it comes, in one datagram or in blocks. `pulse` beats with each round of the door's upkeep.
     """
 
     def __init__(
@@ -116,6 +107,7 @@ class CoapDoor:
         random_bytes: Callable[[int], bytes] = secrets.token_bytes,
         max_payload: int = 65536,
         max_in_flight: int = _MAX_IN_FLIGHT,
+        pulse: Pulse | None = None,
     ) -> None:
         self._sink = sink
         self._known = known
@@ -133,6 +125,8 @@ class CoapDoor:
         self._mail: MailService | None = None
         if mail is not None:  # an empty mailbox has no length, and is one all the same
             self._mail = MailService(mail, self._exchanges, self._answers, clock=clock, random=random)
+        chores = (self._exchanges.tidy, self._dtls.tidy, lambda: self._uploads.tidy(clock.monotonic()))
+        self._rounds = Rounds("the CoAP door's upkeep", chores, pulse=pulse)
         self._sockets: list[UdpSocket] = []
         self._ports: dict[str, int] = {}
         self._contexts_open = False
@@ -175,6 +169,7 @@ class CoapDoor:
             sessions=dtls.sessions,
             handshakes=dtls.handshakes,
             failed_handshakes=dtls.failed,
+            crowded_handshakes=dtls.crowded,
         )
 
     async def start(self, host: str, port: int, *, dtls_port: int | None = None) -> None:
@@ -193,6 +188,7 @@ class CoapDoor:
         await self._listen("coap", host, port, self._exchanges.received)
         if dtls_port is not None:
             await self._listen("coaps", host, dtls_port, self._dtls.received)
+        self._rounds.start()
 
     async def _listen(self, scheme: str, host: str, port: int, arrived: Callable[..., None]) -> None:
         opened, self._ports[scheme] = await open_socket(host, port, arrived, self._datagrams)
@@ -213,6 +209,7 @@ class CoapDoor:
             await opened.close()
         self._sockets.clear()
         self._ports.clear()
+        self._rounds.stop()
         self._exchanges.close()
         self._dtls.close()
         if self._contexts is not None and self._contexts_open:
@@ -240,17 +237,7 @@ class CoapDoor:
 
     def _open(self, exchange: Request) -> None:
         """Serve what a protected request holds."""
-        if exchange.size > _MAX_PROTECTED:
-            self._count.refused += 1
-            caller = Caller(exchange=exchange, message=exchange.message, device=None)
-            self._answers.respond(caller, replies.too_large(exchange.size, _MAX_PROTECTED))
-            return
-        if self._contexts is None or exchange.message.opt.block1 is not None:
-            outcome: Opened | Challenge | Refused = Refused(
-                failure=Failure.UNKNOWN if self._contexts is None else Failure.MALFORMED
-            )
-        else:
-            outcome = self._contexts.open(exchange.message)
+        outcome = open_request(exchange, self._contexts)
         if isinstance(outcome, Opened):
             self._take(
                 Caller(exchange=exchange, message=outcome.message, device=outcome.device, sealing=outcome.sealing)
@@ -258,15 +245,18 @@ class CoapDoor:
         elif isinstance(outcome, Challenge):
             self._count.challenged += 1
             exchange.reply(outcome.response)
+        elif isinstance(outcome, Reply):
+            self._count.refused += 1
+            self._answers.respond(Caller(exchange=exchange, message=exchange.message, device=None), outcome)
         else:
             self._not_opened(exchange, outcome)
 
     def _not_opened(self, exchange: Request, why: Refused) -> None:
         caller = Caller(exchange=exchange, message=exchange.message, device=None)
-        reply = Reply(code=_FAILURE_CODE[why.failure], text=why.failure.value, max_age=0)
+        reply = refusal(why)
         if why.failure is Failure.REPLAY:
             self._count.replays += 1
-        if why.failure in (Failure.REPLAY, Failure.MALFORMED):
+        if not leaves_trace(why):
             self._answers.respond(caller, reply)
             return
         self._count.unproven += 1
@@ -409,31 +399,7 @@ class CoapDoor:
             self._answers.respond(caller, reply, block1=block)
 
     def _frame(self, caller: Caller, target: Target | None, payload: bytes, *, device: str | None = None) -> Frame:
-        received_at = self._clock.now_ms()
-        outer = caller.exchange.message
-        return Frame(
-            transport=Transport.COAP,
-            channel=_PROTECTED if target is None else target.channel,
-            device=device or (None if target is None else target.device),
-            identity=Identity.ASSERTED if caller.device is None else Identity.CREDENTIAL,
-            source=caller.source,
-            received_at=received_at,
-            payload=payload,
-            message=None if target is None else target.message,
-            content=None if target is None else target.content,
-            delivery=delivery_key(caller.source, outer.mid, outer.token, received_at),
-        )
-
-
-def delivery_key(source: str, message_id: int, token: bytes, received_at: int) -> bytes:
-    """What vouches for "the same message again": peer, message id and token, within one exchange lifetime.
-
-    The time is part of it because simple devices begin with the same message id after each restart: without it their
-    next reading of the same value would be taken for a repeat, and lost.
-    """
-    lifetime = received_at // _EXCHANGE_LIFETIME
-    place = message_id.to_bytes(2, "big") + lifetime.to_bytes(6, "big")
-    return _DELIVERY_MARK + source.encode() + b"\0" + place + token
+        return frame_of(caller, target, payload, device=device, now_ms=self._clock.now_ms())
 
 
 def _request_of(message: Message) -> replies.Request:

@@ -237,11 +237,7 @@ class DtlsLayer:
         key = session.address.key
         if key in self._handshakes:
             return
-        while self._handshakes:
-            oldest = next(iter(self._handshakes))
-            if now - self._handshakes[oldest].last < HANDSHAKE_S:
-                break
-            del self._handshakes[oldest]
+        self._drop_stale(now)
         if len(self._handshakes) >= self._max_handshakes:
             self._crowded += 1
             return
@@ -263,6 +259,19 @@ class DtlsLayer:
             return
         session.last = now
         self._sessions[key] = session
+
+    def tidy(self) -> None:
+        """Call about once a second: handshakes that came to nothing and sessions that are over make room."""
+        now = self._clock.monotonic()
+        self._drop_stale(now)
+        self._drop_idle(now, IDLE_S)
+
+    def _drop_stale(self, now: float) -> None:
+        while self._handshakes:
+            oldest = next(iter(self._handshakes))
+            if now - self._handshakes[oldest].last < HANDSHAKE_S:
+                return
+            del self._handshakes[oldest]
 
     def _drop_idle(self, now: float, idle: float, most: int | None = None) -> None:
         # Sessions stand in the order of their last datagram.

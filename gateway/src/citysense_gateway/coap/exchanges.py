@@ -21,6 +21,7 @@ from aiocoap.numbers.codes import EMPTY
 from aiocoap.numbers.types import ACK, CON, NON, RST, Type
 
 from citysense.clock import Clock
+from citysense_gateway.coap.amplification import FACTOR
 from citysense_gateway.coap.recent import RecentRequests, Superseded
 from citysense_gateway.coap.transport import DatagramCounters, Peer
 
@@ -61,7 +62,7 @@ Ended = Callable[[End], None]
 class Request:
     """One request that waits for its reply."""
 
-    __slots__ = ("_layer", "acknowledged", "answered", "due", "key", "message", "peer", "size")
+    __slots__ = ("_layer", "acknowledged", "answered", "due", "key", "message", "peer", "size", "verified")
 
     def __init__(self, layer: Exchanges, message: Message, peer: Peer, key: Hashable, size: int, due: float) -> None:
         self._layer = layer
@@ -73,6 +74,8 @@ class Request:
         self.due = due
         self.acknowledged = message.mtype is not CON
         self.answered = False
+        self.verified = False
+        """Whether the peer has shown that it receives where it says; else repeats count against what it may draw."""
 
     def reply(self, response: Message | None) -> None:
         """Answer it, once; None says nothing but that it came (RFC 7967)."""
@@ -89,11 +92,12 @@ Handle = Hashable
 class _Confirmable:
     """A message of ours that is repeated until the peer acknowledges it."""
 
-    __slots__ = ("attempt", "data", "ended", "key", "peer", "timeout", "timer", "until")
+    __slots__ = ("attempt", "data", "ended", "key", "peer", "repeats", "timeout", "timer", "until")
 
     def __init__(
-        self, data: bytes, peer: Peer, key: Hashable, timeout: float, until: float, ended: Ended | None
+        self, data: bytes, peer: Peer, key: Hashable, timeout: float, until: float, ended: Ended | None, repeats: int
     ) -> None:
+        self.repeats = repeats
         self.data = data
         self.peer = peer
         self.key = key
@@ -186,7 +190,10 @@ class Exchanges:
             self._recent.answered(request.key, token, data)
             request.peer.send(data)
         elif request.message.mtype is CON and len(self._confirmable) < MAX_CONFIRMABLE:
-            self.confirm(request.peer, response, token, until=float("inf"), ended=None)
+            data = _written(response, CON, 0, token)
+            most = MAX_RETRANSMIT if request.verified else FACTOR * request.size // len(data) - 1
+            repeats = max(0, min(MAX_RETRANSMIT, most))
+            self.confirm(request.peer, response, token, until=float("inf"), ended=None, repeats=repeats)
         else:
             request.peer.send(_written(response, NON, self._new_id(request.peer), token))
 
@@ -210,12 +217,22 @@ class Exchanges:
 
     # -- confirmable messages of our own ------------------------------------------------------------------------------
 
-    def confirm(self, peer: Peer, message: Message, token: bytes, *, until: float, ended: Ended | None) -> Handle:
-        """Send `message` and repeat it until the peer acknowledges it, 4 times at most, not after monotonic `until`."""
+    def confirm(
+        self,
+        peer: Peer,
+        message: Message,
+        token: bytes,
+        *,
+        until: float,
+        ended: Ended | None,
+        repeats: int = MAX_RETRANSMIT,
+    ) -> Handle:
+        """Send `message` and repeat it until the peer acknowledges it, `repeats` times at most, not after monotonic
+        `until`."""
         message_id = self._new_id(peer)
         data = _written(message, CON, message_id, token)
         timeout = ACK_TIMEOUT * self._random.uniform(1.0, ACK_RANDOM_FACTOR)
-        sent = _Confirmable(data, peer, (peer.key, message_id), timeout, until, ended)
+        sent = _Confirmable(data, peer, (peer.key, message_id), timeout, until, ended, repeats)
         self._confirmable[sent.key] = sent
         self._again(sent)
         return sent.key
@@ -227,7 +244,7 @@ class Exchanges:
             sent.timer.cancel()
 
     def _again(self, sent: _Confirmable) -> None:
-        if sent.attempt > MAX_RETRANSMIT or (sent.attempt and self._clock.monotonic() >= sent.until):
+        if sent.attempt > sent.repeats or (sent.attempt and self._clock.monotonic() >= sent.until):
             self._settled(sent.key, End.UNANSWERED)
             return
         sent.peer.send(sent.data)
@@ -249,6 +266,10 @@ class Exchanges:
             self._next_id = (self._next_id + 1) & 0xFFFF
             if (peer.key, self._next_id) not in self._confirmable:
                 return self._next_id
+
+    def tidy(self) -> None:
+        """Call about once a second: replies that nobody asks for again any more are forgotten."""
+        self._recent.tidy(self._clock.monotonic())
 
     def open(self) -> None:
         """Serve, again after `close`."""

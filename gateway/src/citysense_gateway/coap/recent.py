@@ -46,7 +46,7 @@ class RecentRequests:
         `digest` stands for everything the request says, `token` included. A known key with another digest is
         `Superseded`; None is a key not seen lately.
         """
-        self._expire(now)
+        self.tidy(now)
         known = self._seen.get(key)
         if known is not None:
             if known.digest == digest:
@@ -69,7 +69,8 @@ class RecentRequests:
         if known is not None and known.token == token:
             known.reply = reply
 
-    def _expire(self, now: float) -> None:
+    def tidy(self, now: float) -> None:
+        """Forget what is older than its lifetime."""
         while self._seen:
             oldest = next(iter(self._seen))
             if now - self._seen[oldest].since < self._lifetime:

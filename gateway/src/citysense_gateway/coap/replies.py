@@ -43,7 +43,6 @@ class Code(IntEnum):
     """The reply codes in use; 0x44 reads 2.04."""
 
     DELETED = 0x42
-    VALID = 0x43
     CHANGED = 0x44
     CONTENT = 0x45
     CONTINUE = 0x5F

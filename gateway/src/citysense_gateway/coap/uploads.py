@@ -107,12 +107,16 @@ class Uploads:
         del self._uploads[key]
         return bytes(upload.body)
 
-    def _make_room(self, key: UploadKey, now: float) -> bool:
+    def tidy(self, now: float) -> None:
+        """Forget what has stood still for its lifetime."""
         while self._uploads:
             oldest = next(iter(self._uploads))
             if now - self._uploads[oldest].touched < self._lifetime:
-                break
+                return
             del self._uploads[oldest]
+
+    def _make_room(self, key: UploadKey, now: float) -> bool:
+        self.tidy(now)
         source, device = _address(key), key[1].device
         self._keep_to_share(source, lambda other: _address(other) == source)
         self._keep_to_share(source, lambda other: other[1].device == device)

@@ -24,6 +24,13 @@ _PER_TURN = 64
 _TLS_READ_BYTES = 4_096
 """Read at once under TLS: more than nearly all packets have. It is set aside for each connection as long as that is open,
 and with asyncio's own 256 KiB an idle connection takes 285 kB (measured), 20,000 of them 5.7 GB."""
+_STALLED_S = 2.0
+"""A handshake under way for so long makes room when there is none: on slow radio it takes one, and a stranger may hold a
+place with an empty connection for as long as it likes."""
+_LOOK_AGAIN_S = 0.2
+"""When no handshake is done and none has stalled yet."""
+_SHARE = 4
+"""One address may hold that part of all handshakes."""
 _PAUSE_S = 1.0
 """How long nothing is accepted when the process is out of file descriptors or memory."""
 
@@ -57,7 +64,10 @@ class Acceptor:
         self._socket: socket.socket | None = None
         self._accepting = False
         self._retry: asyncio.TimerHandle | None = None
-        self._opening: set[asyncio.Task[None]] = set()
+        self._look_again: asyncio.TimerHandle | None = None
+        self._opening: dict[asyncio.Task[None], tuple[str, float]] = {}
+        """In the order in which they came: address, and since when by the loop's time."""
+        self._leaving: set[asyncio.Task[None]] = set()
         self._handshakes: Counter[str] = Counter()
         self._trouble = Outage("MQTT door: accepting connections", random)
         self.tls: ssl.SSLContext | None = None
@@ -87,16 +97,18 @@ class Acceptor:
 
     async def close(self) -> None:
         """Accept nothing more; what has not come to the door yet is dropped."""
-        if self._retry is not None:
-            self._retry.cancel()
+        for timer in (self._retry, self._look_again):
+            if timer is not None:
+                timer.cancel()
         self._pause()
         if self._socket is not None:
             self._socket.close()
             self._socket = None
         for task in self._opening:
             task.cancel()
-        if self._opening:
-            await asyncio.wait(self._opening)
+        ending = [*self._opening, *self._leaving]
+        if ending:
+            await asyncio.wait(ending)
 
     def _pause(self) -> None:
         if self._accepting and self._socket is not None:
@@ -111,8 +123,9 @@ class Acceptor:
     def _accept(self) -> None:
         assert self._socket is not None
         for _ in range(_PER_TURN):
-            if self.tls is not None and len(self._opening) >= self._max_handshakes:
+            if self.tls is not None and len(self._opening) >= self._max_handshakes and not self._drop_stalled():
                 self._pause()
+                self._look_again = asyncio.get_running_loop().call_later(_LOOK_AGAIN_S, self._resume)
                 return
             try:
                 connected, peer = self._socket.accept()
@@ -127,9 +140,21 @@ class Acceptor:
             self._trouble.worked()
             self._take(connected, str(peer[0]), int(peer[1]))
 
+    def _drop_stalled(self) -> bool:
+        """Make room: of the handshakes that have stalled, the oldest of the address that holds most of all goes."""
+        before = asyncio.get_running_loop().time() - _STALLED_S
+        stalled = [(task, address) for task, (address, since) in self._opening.items() if since <= before]
+        if not stalled:
+            return False
+        task, _ = max(stalled, key=lambda one: self._handshakes[one[1]])
+        del self._opening[task]
+        self._leaving.add(task)
+        task.cancel()
+        return True
+
     def _take(self, connected: socket.socket, address: str, port: int) -> None:
         source = f"[{address}]:{port}" if ":" in address else f"{address}:{port}"
-        crowded = self.tls is not None and self._handshakes[address] >= max(1, self._max_handshakes // 2)
+        crowded = self.tls is not None and self._handshakes[address] >= max(1, self._max_handshakes // _SHARE)
         connection = None if crowded else self._gate.admit(address, source)
         if connection is None:
             connected.close()
@@ -139,11 +164,12 @@ class Acceptor:
         connected.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
         self._handshakes[address] += 1
         task = asyncio.get_running_loop().create_task(self._connect(connected, connection))
-        self._opening.add(task)
+        self._opening[task] = (address, asyncio.get_running_loop().time())
         task.add_done_callback(self._opened)
 
     def _opened(self, task: asyncio.Task[None]) -> None:
-        self._opening.discard(task)
+        self._opening.pop(task, None)
+        self._leaving.discard(task)
         if self._retry is None or self._retry.when() <= asyncio.get_running_loop().time():
             self._resume()
 

@@ -70,10 +70,10 @@ class Delivery:
     """One frame on its way through the pipeline, and the place of its answer in the order of answers.
 
     With `reason` the pipeline is told to refuse the frame for it instead of judging it itself. Without a frame it only
-    waits for the verdict on another one: a repeat of a QoS 2 message.
+    waits for the verdict on another one: a repeat of a QoS 2 message. `digest` stands for what a QoS 2 message says.
     """
 
-    __slots__ = ("detail", "follower", "frame", "packet_id", "qos", "reason", "settler", "verdict")
+    __slots__ = ("detail", "digest", "follower", "frame", "packet_id", "qos", "reason", "settler", "verdict")
 
     def __init__(
         self,
@@ -83,12 +83,14 @@ class Delivery:
         *,
         reason: Reason | None = None,
         detail: str = "",
+        digest: bytes = b"",
     ):
         self.frame = frame
         self.packet_id = packet_id
         self.qos = qos
         self.reason = reason
         self.detail = detail
+        self.digest = digest
         self.verdict: Verdict | None = None
         self.follower: Delivery | None = None
         self.settler: Settler | None = None

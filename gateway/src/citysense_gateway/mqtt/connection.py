@@ -16,12 +16,13 @@ from citysense.clock import Clock
 from citysense_gateway.frame import FrameSink, Receipt, Verdict
 from citysense_gateway.mail import Mail
 from citysense_gateway.mqtt.actions import Action, Close, CloseReason, Delivery, Signal
-from citysense_gateway.mqtt.conversation import Conversation, Surroundings
+from citysense_gateway.mqtt.conversation import Conversation
 from citysense_gateway.mqtt.credentials import Certificate, common_name
 from citysense_gateway.mqtt.fields import Fault, ProtocolViolation
 from citysense_gateway.mqtt.parser import PacketParser
 from citysense_gateway.mqtt.session import Session
 from citysense_gateway.mqtt.sessions import Opened
+from citysense_gateway.mqtt.surroundings import Surroundings
 
 _log = logging.getLogger(__name__)
 _ABRUPT = (CloseReason.SLOW_READER, CloseReason.SHUTTING_DOWN_BEFORE_CONNECT)
@@ -169,6 +170,7 @@ class Connection(asyncio.BufferedProtocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._lost = True
+        self._common.around.budget.forget(self._pull_soon)
         self._apply(self._conversation.end(CloseReason.PEER_LOST))
         self._report_done()
 
@@ -197,6 +199,7 @@ class Connection(asyncio.BufferedProtocol):
 
     def abort(self) -> None:
         """Drop the socket at once, and wait for no verdict."""
+        self._common.around.budget.forget(self._pull_soon)
         self._conversation.abandon()
         self._transport.abort()
         if self._lost:
@@ -260,11 +263,12 @@ class Connection(asyncio.BufferedProtocol):
     def _pull(self) -> None:
         """Give the conversation what the parser has, as far as it wants it and one turn of the loop allows."""
         conversation, parser, clock = self._conversation, self._parser, self._common.clock
+        budget = self._common.around.budget
         most = self._common.around.settings.packets_per_turn
         now_ms = clock.now_ms()
         taken = 0
-        # While the socket is read, packets are wanted.
-        wanted = not self._reading_paused or conversation.wants_packets
+        # While the socket is read, packets are wanted, unless the other connections have taken all the room.
+        wanted = not budget.full and (not self._reading_paused or conversation.wants_packets)
         try:
             while wanted and taken < most:
                 packet = parser.next_packet()
@@ -272,7 +276,7 @@ class Connection(asyncio.BufferedProtocol):
                     break
                 taken += 1
                 self._apply(conversation.receive(packet, now_ms))
-                wanted = conversation.wants_packets
+                wanted = conversation.wants_packets and not budget.full
         except ProtocolViolation as violation:
             _log.debug("MQTT peer broke the protocol: %s", violation)
             self._apply(conversation.unreadable(violation, now_ms))
@@ -287,7 +291,9 @@ class Connection(asyncio.BufferedProtocol):
         elif self._partial_since is None:
             self._partial_since = now
             self._watch()
-        if taken == most and pending:
+        if budget.full:
+            budget.call_when_free(self._pull_soon)
+        elif taken == most and pending:
             self._pull_soon()
         if self._turn_due or wanted is self._reading_paused:
             self._steer_reading()
@@ -306,7 +312,7 @@ class Connection(asyncio.BufferedProtocol):
         self.flush()
 
     def _steer_reading(self) -> None:
-        wanted = self._conversation.wants_packets and not self._turn_due
+        wanted = self._conversation.wants_packets and not self._turn_due and not self._common.around.budget.full
         reading = not self._reading_paused
         if wanted == reading or self._closing_since is not None or self._lost:
             return

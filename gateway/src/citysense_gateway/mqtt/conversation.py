@@ -6,12 +6,10 @@ carried out in their order. It must not decide what a payload means, nor do I/O.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from enum import Enum
 
-from citysense_gateway.frame import Frame, Kind, PasswordCheck, Reason, Receipt, Verdict
-from citysense_gateway.gaps import Gaps
+from citysense_gateway.frame import Kind, Reason, Receipt, Verdict
 from citysense_gateway.mail import Mail
 from citysense_gateway.mqtt.actions import (
     Action,
@@ -22,13 +20,13 @@ from citysense_gateway.mqtt.actions import (
     disconnect_code,
     publish_code,
 )
-from citysense_gateway.mqtt.connecting import Terms, later, offer, refusal_code, terms_of
-from citysense_gateway.mqtt.credentials import Certificate, CertificateCheck, Refused, device_of
+from citysense_gateway.mqtt.connecting import Terms, terms_of
+from citysense_gateway.mqtt.credentials import Certificate
 from citysense_gateway.mqtt.downlinks import next_mail, packet_for
 from citysense_gateway.mqtt.fields import Fault, ProtocolViolation
-from citysense_gateway.mqtt.frames import frame_of, refused_frame, stranger_frame
-from citysense_gateway.mqtt.incoming import Incoming
-from citysense_gateway.mqtt.limits import MqttCounters, MqttSettings
+from citysense_gateway.mqtt.frames import frame_of, refused_frame
+from citysense_gateway.mqtt.greeting import Impostor, TurnedAway, Welcome, greet
+from citysense_gateway.mqtt.incoming import Incoming, digest_of
 from citysense_gateway.mqtt.packets import (
     PINGRESP,
     Connect,
@@ -50,13 +48,14 @@ from citysense_gateway.mqtt.packets import (
 )
 from citysense_gateway.mqtt.properties import Property
 from citysense_gateway.mqtt.session import Holder, Session
-from citysense_gateway.mqtt.sessions import Opened, Opening, Sessions
+from citysense_gateway.mqtt.sessions import Opened, Opening
 from citysense_gateway.mqtt.subscribing import subscribe, unsubscribe
-from citysense_gateway.mqtt.topics import Origin, SpeaksFor, TopicRights, ack_topic, origin_of
+from citysense_gateway.mqtt.surroundings import Surroundings
+from citysense_gateway.mqtt.topics import Origin, ack_topic, origin_of
 
 _SHOWN_DETAIL = 200
+_AGAIN = Verdict(kind=Kind.DUPLICATE)
 _NOT_FOUND = 0x92
-_TOO_LARGE = 0x95
 
 
 class _Phase(Enum):
@@ -64,24 +63,6 @@ class _Phase(Enum):
     REFUSING = "CONNECT refused, its dead letter under way"
     OPEN = "CONNACK sent"
     CLOSED = "closed"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Surroundings:
-    """What all conversations of a door share. `admit` is asked for each CONNECT, with whether its sender can be told a
-    time (MQTT 5), and says None or in how many seconds to come back; `new_client_id` names the nameless."""
-
-    check_password: PasswordCheck
-    check_certificate: CertificateCheck
-    topic_rights: TopicRights
-    speaks_for: SpeaksFor
-    admit: Callable[[bool], int | None]
-    new_client_id: Callable[[], str]
-    sessions: Sessions
-    settings: MqttSettings
-    counters: MqttCounters
-    gaps: Gaps
-    """Told the verdicts with the times of arrival, in seconds since 1970."""
 
 
 class Conversation:
@@ -117,7 +98,7 @@ class Conversation:
         self._terms = Terms()
         self._v5 = False
         self._draining = False
-        self._incoming = Incoming()
+        self._incoming = Incoming(around.budget)
         self._session: Session | None = None
         self._opened: Opened | None = None
         # The last topic that was the device's own, and whose message comes on it.
@@ -228,7 +209,7 @@ class Conversation:
 
     def abandon(self) -> None:
         """Wait no more for verdicts."""
-        self._incoming = Incoming()
+        self._incoming.abandon()
 
     def overdue(
         self, now: float, *, opened: float, last_packet: float, partial_since: float | None
@@ -284,45 +265,24 @@ class Conversation:
     def _connect(self, packet: Connect, now_ms: int) -> tuple[Action, ...]:
         around = self._around
         self._terms, self._v5 = terms_of(packet, around.settings), packet.version is Version.V5
-        device = device_of(packet, self._certificate, around.check_password, around.check_certificate)
-        if isinstance(device, Refused):
-            frame = stranger_frame(device.device, source=self._source, now_ms=now_ms)
-            return self._refuse(frame, device.reason, device.detail)
-        refusal = refusal_code(packet, around.settings)
-        if refusal is not None:
-            ending = self._close(CloseReason.CONNECT_REFUSED)
-            return (Signal.PROVEN, encode_connack(self._terms.version, refusal), *ending)
-        wait = around.admit(packet.version is Version.V5)
-        if wait is not None:
-            around.counters.put_off += 1
-            return (Signal.PROVEN, later(self._terms, wait), *self._close(CloseReason.BUSY))
-        will = packet.will
-        if will and origin_of(device, will.topic, around.topic_rights, around.speaks_for) is None:
-            frame = refused_frame(device, will.topic, will.payload, source=self._source, now_ms=now_ms)
-            refused = self._refuse(frame, Reason.FOREIGN_TOPIC, "the will's topic is not the device's own")
-            return (Signal.PROVEN, *refused)
-        return self._open(packet, device, now_ms)
+        decided = greet(
+            packet, self._terms, certificate=self._certificate, around=around, source=self._source, now_ms=now_ms
+        )
+        if isinstance(decided, Impostor):
+            self._phase = _Phase.REFUSING
+            self._incoming.add(decided.trace)
+            return (Signal.PROVEN, decided.trace) if decided.proven else (decided.trace,)
+        if isinstance(decided, TurnedAway):
+            around.counters.put_off += decided.reason is CloseReason.BUSY
+            told = (decided.told,) if decided.told else ()
+            return (Signal.PROVEN, *told, *self._close(decided.reason))
+        return self._open(packet, decided, now_ms)
 
-    def _refuse(self, frame: Frame, reason: Reason, detail: str) -> tuple[Action, ...]:
-        """CONNACK follows the verdict: who guesses passwords is no faster than our commits."""
-        self._phase = _Phase.REFUSING
-        delivery = Delivery(frame, reason=reason, detail=detail)
-        self._incoming.add(delivery)
-        return (delivery,)
-
-    def _open(self, packet: Connect, device: str, now_ms: int) -> tuple[Action, ...]:
-        client_id = packet.client_id or self._around.new_client_id()
-        version = self._terms.version
-        properties = offer(packet, self._terms, client_id, self._around.settings)
-        if not self._terms.fits(encode_connack(version, 0, properties=properties)):
-            # MQTT-3.1.2-24: a client that cannot even take our terms cannot be served.
-            refusal = encode_connack(version, _TOO_LARGE)
-            told = (refusal,) if self._terms.fits(refusal) else ()
-            return (Signal.PROVEN, *told, *self._close(CloseReason.CONNECT_REFUSED))
+    def _open(self, packet: Connect, welcome: Welcome, now_ms: int) -> tuple[Action, ...]:
         self._phase = _Phase.OPEN
         opening = Opening(
-            device=device,
-            client_id=client_id,
+            device=welcome.device,
+            client_id=welcome.client_id,
             clean=packet.clean_start,
             expiry=self._terms.expiry,
             will=packet.will,
@@ -331,11 +291,11 @@ class Conversation:
         opened = self._around.sessions.open(opening, now_ms)
         self._opened = opened
         self._session = self._incoming.session = opened.session
-        name = f"{device}/{client_id}/".encode()
+        name = f"{welcome.device}/{welcome.client_id}/".encode()
         self._first_flag, self._repeat_flag = b"\x00" + name, b"\x01" + name
         if opened.present:
             self._around.counters.sessions_resumed += 1
-        connack = encode_connack(version, 0, present=opened.present, properties=properties)
+        connack = encode_connack(self._terms.version, 0, present=opened.present, properties=welcome.properties)
         attend = (Signal.ATTEND,) if opened.session.subscriptions else ()
         return (Signal.PROVEN, Signal.OPENED, connack, *attend)
 
@@ -344,21 +304,22 @@ class Conversation:
     def _publish(self, packet: Publish, now_ms: int) -> tuple[Action, ...]:
         session = self._session
         assert session is not None
-        topic, qos, packet_id = packet.topic, packet.qos, packet.packet_id
+        topic, qos, packet_id, digest = packet.topic, packet.qos, packet.packet_id, b""
         if packet.retain and self._v5:
             # MQTT-3.2.2-14. MQTT 3.1.1 has no way to say so; there the flag is not looked at.
             detail = "a message to be retained, and CONNACK said that nothing is"
             return self.unreadable(ProtocolViolation(Fault.RETAIN_NOT_SUPPORTED, detail, lost=topic), now_ms)
         if qos == 2:
             assert packet_id is not None
-            known = self._begun_before(session, packet_id)
+            digest = digest_of(topic, packet.payload)
+            known = self._begun_before(packet_id, digest)
             if known is not None:
                 return known
         self._around.counters.publishes += 1
         if topic != self._own_topic and not self._learn(session.device, topic):
             frame = refused_frame(session.device, topic, packet.payload, source=self._source, now_ms=now_ms)
             detail = "the topic is not the device's own"
-            delivery = Delivery(frame, packet_id, qos, reason=Reason.FOREIGN_TOPIC, detail=detail)
+            delivery = Delivery(frame, packet_id, qos, reason=Reason.FOREIGN_TOPIC, detail=detail, digest=digest)
         else:
             origin = self._own_origin
             assert origin is not None
@@ -366,7 +327,7 @@ class Conversation:
             # The DUP flag, then who calls this message by which number.
             key = flag + b"%d" % packet_id if packet_id else None
             frame = frame_of(origin, topic, packet.payload, source=self._source, now_ms=now_ms, delivery=key)
-            delivery = Delivery(frame, packet_id, qos)
+            delivery = Delivery(frame, packet_id, qos, digest=digest)
         self._incoming.add(delivery)
         return (delivery,)
 
@@ -381,17 +342,14 @@ class Conversation:
         self._own_topic = topic if origin.message and not origin.via and topic.startswith("cs/v1/") else ""
         return True
 
-    def _begun_before(self, session: Session, packet_id: int) -> tuple[Action, ...] | None:
+    def _begun_before(self, packet_id: int, digest: bytes) -> tuple[Action, ...] | None:
         """The answer to a QoS 2 message that need not, or may not, become a frame; None if it does."""
+        place = self._incoming.repeat(packet_id, digest)
+        if place is not None:
+            return self.settle(place, _AGAIN) if self._incoming.taken(packet_id) else (place,)
         settings = self._around.settings
-        if packet_id in session.unreleased:
-            taken = session.unreleased[packet_id] is None
-            place = self._incoming.repeat(packet_id)
-            assert place is not None
-            return self.settle(place, Verdict(kind=Kind.DUPLICATE)) if taken else (place,)
-        if self._incoming.unreleased_full(settings.receive_maximum if self._v5 else settings.max_unreleased):
-            return self.violated(Fault.RECEIVE_MAXIMUM)
-        return None
+        most = settings.receive_maximum if self._v5 else settings.max_unreleased
+        return None if self._incoming.may_begin(packet_id, most) else self.violated(Fault.RECEIVE_MAXIMUM)
 
     def _answer(self, delivery: Delivery, verdict: Verdict) -> tuple[Action, ...]:
         if verdict.kind is Kind.UNAVAILABLE:

@@ -14,14 +14,15 @@ from collections.abc import Callable, Iterable
 from random import Random, SystemRandom
 
 from citysense.clock import Clock
+from citysense.progress import Pulse
 from citysense_gateway.frame import FrameSink, PasswordCheck, Verdict
 from citysense_gateway.gaps import Gaps
 from citysense_gateway.mail import MailSource
 from citysense_gateway.mqtt.acceptor import Acceptor
 from citysense_gateway.mqtt.actions import CloseReason, Delivery
 from citysense_gateway.mqtt.admission import ConnectRate, Strangers
+from citysense_gateway.mqtt.budget import Budget
 from citysense_gateway.mqtt.connection import READ_BYTES, Common, Connection
-from citysense_gateway.mqtt.conversation import Surroundings
 from citysense_gateway.mqtt.credentials import CertificateCheck
 from citysense_gateway.mqtt.deadlines import Deadlines
 from citysense_gateway.mqtt.fields import Fault
@@ -30,6 +31,8 @@ from citysense_gateway.mqtt.limits import MqttCounters, MqttSettings
 from citysense_gateway.mqtt.postman import Postman
 from citysense_gateway.mqtt.session import Session, SessionStore
 from citysense_gateway.mqtt.sessions import LastWord, Opened, Sessions
+from citysense_gateway.mqtt.surroundings import Surroundings
+from citysense_gateway.mqtt.sweep import Sweep
 from citysense_gateway.mqtt.topics import SpeaksFor, TopicRights, origin_of
 
 _log = logging.getLogger(__name__)
@@ -39,7 +42,7 @@ class MqttDoor:
     """Serves devices over MQTT 3.1.1 and 5.0. `counters` may be read at any time.
 
     `mail` is where downlinks come from, `store` where sessions survive a restart; without them there are none.
-    `children_of` and `concentrator_of` (empty: none) say who takes mail for whom.
+    `children_of` and `concentrator_of` (empty: none) say who takes mail for whom. `pulse` beats with each sweep.
     """
 
     def __init__(
@@ -57,8 +60,9 @@ class MqttDoor:
         mail: MailSource | None = None,
         store: SessionStore | None = None,
         random: Random | None = None,
+        pulse: Pulse | None = None,
     ) -> None:
-        self.counters = MqttCounters()
+        self._counters = MqttCounters()
         self._clock = clock
         self._settings = settings
         self._store = store
@@ -78,8 +82,9 @@ class MqttDoor:
             new_client_id=lambda: f"{self._id_prefix}-{next(self._ids):x}",
             sessions=self._sessions,
             settings=settings,
-            counters=self.counters,
+            counters=self._counters,
             gaps=Gaps(first=settings.repeat_receipt_after),
+            budget=Budget(settings.max_held_bytes),
         )
         self._common = Common(
             host=self, sink=sink, clock=clock, around=self._around, buffer=memoryview(bytearray(READ_BYTES))
@@ -102,11 +107,28 @@ class MqttDoor:
         self._open = False
         self._connections: set[Connection] = set()
         self._deadlines: Deadlines[Connection] = Deadlines()
-        self._sweep_timer: asyncio.Handle | None = None
+        self._sweep = Sweep(
+            chores=(self._tidy, self._speak_due, self._retry_mail, self._repeat_receipts),
+            deadlines=self._deadlines,
+            clock=clock,
+            every=settings.sweep_every,
+            chunk=settings.sweep_chunk,
+            pulse=pulse,
+        )
         self._to_flush: list[Connection] = []
         self._last_words: set[Delivery] = set()
         self._unsettled: set[Connection] = set()
         self._changed = asyncio.Event()
+
+    @property
+    def counters(self) -> MqttCounters:
+        """What was counted so far, and how things are now."""
+        counters, budget = self._counters, self._around.budget
+        counters.sessions_kept = self._sessions.offline
+        counters.handshakes = self._acceptor.opening
+        counters.held_bytes = budget.held
+        counters.held_up = budget.waiting
+        return counters
 
     @property
     def port(self) -> int:
@@ -128,7 +150,7 @@ class MqttDoor:
         self._open = True
         if self._postman is not None:
             self._postman.start()
-        self._sweep_timer = asyncio.get_running_loop().call_later(self._settings.sweep_every, self._sweep)
+        self._sweep.start()
 
     def use_tls(self, tls: ssl.SSLContext) -> None:
         """Take this context for connections from now on; those that are open keep theirs."""
@@ -140,8 +162,7 @@ class MqttDoor:
             return
         self._open = False
         await self._acceptor.close()
-        if self._sweep_timer is not None:
-            self._sweep_timer.cancel()
+        self._sweep.stop()
         for connection in self._connections:
             connection.drain()
         self._unsettled = {connection for connection in self._connections if not connection.idle}
@@ -175,18 +196,18 @@ class MqttDoor:
 
     def admit(self, address: str, source: str) -> Connection | None:
         """See `acceptor.Gate`."""
-        self.counters.connections_accepted += 1
+        self._counters.connections_accepted += 1
         if len(self._connections) + self._acceptor.opening >= self._settings.max_connections:
-            self.counters.closed[CloseReason.TOO_MANY_CONNECTIONS] += 1
+            self._counters.closed[CloseReason.TOO_MANY_CONNECTIONS] += 1
             return None
         if not self._strangers.admit(address, self._clock.monotonic()):
-            self.counters.closed[CloseReason.TOO_MANY_STRANGERS] += 1
+            self._counters.closed[CloseReason.TOO_MANY_STRANGERS] += 1
             return None
         return Connection(self._common, address=address, source=source)
 
     def turned_away(self, connection: Connection) -> None:
         """See `acceptor.Gate`."""
-        self.counters.closed[CloseReason.HANDSHAKE_FAILED] += 1
+        self._counters.closed[CloseReason.HANDSHAKE_FAILED] += 1
         self._no_stranger(connection)
 
     # Called by connections
@@ -194,7 +215,7 @@ class MqttDoor:
     def connection_made(self, connection: Connection) -> bool:
         """See `connection.Host`."""
         self._connections.add(connection)
-        self.counters.connections = len(self._connections)
+        self._counters.connections = len(self._connections)
         return self._open
 
     def proven(self, connection: Connection) -> None:
@@ -205,7 +226,7 @@ class MqttDoor:
 
     def session_opened(self, connection: Connection, opened: Opened) -> None:
         """See `connection.Host`."""
-        self.counters.sessions_opened += 1
+        self._counters.sessions_opened += 1
         for holder, reason in opened.cut:
             holder.finish(reason)
         if self._postman is not None:
@@ -248,7 +269,7 @@ class MqttDoor:
         self._unsettled.discard(connection)
         self._deadlines.forget(connection)
         self._no_stranger(connection)
-        self.counters.connections = len(self._connections)
+        self._counters.connections = len(self._connections)
         self._changed.set()
 
     def settled(self, delivery: Delivery, verdict: Verdict) -> None:
@@ -273,7 +294,7 @@ class MqttDoor:
             origin = origin_of(word.device, word.will.topic, around.topic_rights, around.speaks_for)
             if origin is None:
                 continue
-            self.counters.wills += 1
+            self._counters.wills += 1
             source = f"will of {word.client_id}"
             frame = frame_of(origin, word.will.topic, word.will.payload, source=source, now_ms=self._clock.now_ms())
             delivery = Delivery(frame)
@@ -281,15 +302,17 @@ class MqttDoor:
             self._last_words.add(delivery)
             self._common.sink.deliver(frame, delivery.told)
 
-    def _sweep(self) -> None:
-        """Once in `sweep_every`: whose time has come is looked at, in shares, and what the clock alone brings about."""
-        now = self._clock.monotonic()
-        self._strangers.tidy(now)
+    # What the clock alone brings about; see `sweep`
+
+    def _tidy(self) -> None:
+        self._strangers.tidy(self._clock.monotonic())
+
+    def _speak_due(self) -> None:
         self._speak(self._sessions.due(self._clock.now_ms()))
+
+    def _retry_mail(self) -> None:
         if self._postman is not None:
             self._postman.tick()
-        self._repeat_receipts()
-        self._check(self._deadlines.take(now), 0)
 
     def _repeat_receipts(self) -> None:
         """Devices with a gap in their numbers hear again from where to send: the receipt before may have been lost."""
@@ -297,16 +320,6 @@ class MqttDoor:
             for session in self._sessions.live(self._concentrator_of(device) or device):
                 if session.holder is not None:
                     session.holder.repeat_receipt(device, receipt)
-
-    def _check(self, connections: list[Connection], start: int) -> None:
-        now, loop = self._clock.monotonic(), asyncio.get_running_loop()
-        end = start + self._settings.sweep_chunk
-        for connection in connections[start:end]:
-            connection.check_deadlines(now)
-        if end < len(connections):
-            self._sweep_timer = loop.call_soon(self._check, connections, end)
-        else:
-            self._sweep_timer = loop.call_later(self._settings.sweep_every, self._sweep)
 
     async def _until(self, done: Callable[[], bool], within: float) -> bool:
         """Wait for `done`, at most `within` seconds; whether it is so."""

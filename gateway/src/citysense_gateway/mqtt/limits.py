@@ -29,7 +29,8 @@ class MqttSettings:
     connect_burst: int = 2_000
     """CONNECTs that are accepted at once."""
     max_handshakes: int = 256
-    """TLS handshakes under way; then no more is accepted until one is done. One address may hold half of them."""
+    """TLS handshakes under way; then no more is accepted until one is done or has stalled for two seconds. One address may
+    hold a quarter of them."""
     max_packet: int = 262_144
     max_connect_packet: int = 16_384
     """Before CONNECT we know nobody, so a stranger may make us keep less."""
@@ -37,6 +38,9 @@ class MqttSettings:
     """Publishes of one connection without a verdict; then its socket is not read (1..65535)."""
     max_in_flight_bytes: int = 1_048_576
     """The same bound in payload bytes: 256 packets of full size would be 64 MB for one device."""
+    max_held_bytes: int = 67_108_864
+    """Bytes of frames that all connections may have under way together, with what a frame takes beside its payload
+    (`budget`); above it no socket is read. A storm of 20,000 devices with one reading each holds 45 MB."""
     max_unreleased: int = 4_096
     """QoS 2 messages of an MQTT 3.1.1 client between PUBLISH and PUBREL; it cannot be told of `receive_maximum`."""
     max_subscriptions: int = 32
@@ -76,9 +80,17 @@ class MqttSettings:
 
 @dataclass(slots=True, kw_only=True)
 class MqttCounters:
-    """Totals since start, except `connections`, which is now."""
+    """Totals since start, except the first five, which are now."""
 
     connections: int = 0
+    handshakes: int = 0
+    """Accepted and not yet at the door; without TLS none for long."""
+    sessions_kept: int = 0
+    """Sessions that wait for their device, or for the moment of its will."""
+    held_bytes: int = 0
+    """Of frames under way; see `MqttSettings.max_held_bytes`."""
+    held_up: int = 0
+    """Connections that are not read until there is room."""
     connections_accepted: int = 0
     sessions_opened: int = 0
     sessions_resumed: int = 0

@@ -119,7 +119,7 @@ class Session:
         self.will_due_ms: int | None = None
         # Made when needed: most sessions only ever publish.
         self._subscriptions: dict[str, int] | None = None
-        self._unreleased: dict[int, Delivery | None] | None = None
+        self._unreleased: dict[int, Delivery | bytes] | None = None
         self._outgoing: Outgoing | None = None
 
     @property
@@ -145,8 +145,9 @@ class Session:
         return max(granted, default=None)
 
     @property
-    def unreleased(self) -> dict[int, Delivery | None]:
-        """QoS 2 messages between PUBLISH and PUBREL by packet id: the delivery while there is no verdict on it, then None."""
+    def unreleased(self) -> dict[int, Delivery | bytes]:
+        """QoS 2 messages between PUBLISH and PUBREL by packet id: the delivery while there is no verdict on it, then only
+        its digest."""
         if self._unreleased is None:
             self._unreleased = {}
         return self._unreleased
