@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from citysense_gateway.mqtt.admission import ConnectRate, Strangers
 from citysense_gateway.mqtt.deadlines import Deadlines
+from citysense_gateway.mqtt.limits import connections_allowed
 
 
 def test_a_fleet_that_heeds_its_appointments_is_in_as_fast_as_the_rate_allows() -> None:
@@ -147,3 +148,11 @@ def test_nothing_is_forgotten_and_nothing_comes_late(steps: list[tuple[int, floa
         assert all(later > now - 1 for later in expected.values())
         assert all(later >= now // 1 for later in expected.values())
     assert sorted(deadlines.take(1_000)) == sorted(expected)
+
+
+@pytest.mark.parametrize(("files", "connections"), [(1_024, 824), (20_000, 19_800), (1_000_000, 25_000), (64, 1)])
+def test_there_are_no_more_connections_than_open_files_allow(
+    monkeypatch: pytest.MonkeyPatch, files: int, connections: int
+) -> None:
+    monkeypatch.setattr("resource.getrlimit", lambda _: (files, files))
+    assert connections_allowed() == connections

@@ -37,7 +37,7 @@ from citysense_gateway.modbus.polled import planner_for, polled_maps
 from citysense_gateway.modbus.poller import ModbusPoller
 from citysense_gateway.mqtt import stored_sessions
 from citysense_gateway.mqtt.door import MqttDoor
-from citysense_gateway.mqtt.limits import MqttSettings
+from citysense_gateway.mqtt.limits import MqttSettings, connections_allowed
 from citysense_gateway.mqtt.stored_sessions import StoredSessions
 from citysense_gateway.orders import Orders
 from citysense_gateway.outage import Outage
@@ -126,7 +126,7 @@ class Gateway:
             check_password=self._devices.check_password,
             topic_rights=self._devices.topic_rights,
             clock=clock,
-            settings=MqttSettings(),
+            settings=MqttSettings(max_connections=connections_allowed()),
             check_certificate=self._devices.check_certificate,
             speaks_for=self._devices.speaks_for,
             children_of=self._devices.children_of,

@@ -5,17 +5,22 @@ Owns the numbers only; the session and the connection enforce them.
 
 from __future__ import annotations
 
+import resource
 from collections import Counter
 from dataclasses import dataclass, field
 
 from citysense_gateway.gaps import FIRST_S
+
+FILES_KEPT_BACK = 200
+"""Open files for everything else: spool, uplink, Modbus lines, CoAP, status, and new connections on their way."""
+MOST_CONNECTIONS = 25_000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MqttSettings:
     """Sizes in bytes, times in seconds."""
 
-    max_connections: int = 25_000
+    max_connections: int = MOST_CONNECTIONS
     """A connection counts until its socket is closed and the pipeline has answered for all its frames."""
     max_strangers: int = 2_048
     """Connections of one address on which no device has proved who it is yet, and how many it may open at once; the next
@@ -105,3 +110,9 @@ class MqttCounters:
     denied_subscriptions: int = 0
     closed: Counter[str] = field(default_factory=Counter)
     """Connections by `CloseReason` or `Fault`."""
+
+
+def connections_allowed() -> int:
+    """How many connections this process can hold: `MqttSettings`' own bound, or what its limit of open files leaves."""
+    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return max(1, min(MOST_CONNECTIONS, soft - FILES_KEPT_BACK))
