@@ -264,6 +264,19 @@ async def test_a_newer_message_supersedes_what_no_gateway_has_yet(platform: Plat
     assert [order.id for order in await platform.handed()][-1] == newest["id"]
 
 
+async def test_a_revoked_device_gets_nothing_that_no_gateway_has_yet(platform: Platform) -> None:
+    old = await platform.send()
+    assert len(await platform.handed()) == 1
+    new = await platform.send()
+    await platform.city.write(lambda connection: registry_rows.revoke_device(connection, "well-1", now=NOW))
+    # Its gateway has the first already and will say itself what became of it.
+    assert [order.id for order in await platform.handed()] == [old["id"]]
+    await platform.orders.sweep()
+    _, shown = await platform.ask("GET", f"/api/v1/downlinks/{new['id']}")
+    assert (shown["state"], shown["detail"]) == ("refused", "the device is revoked")
+    assert await platform.state(old["id"]) == "waiting"
+
+
 async def test_what_runs_out_is_closed_and_a_late_outcome_still_counts(platform: Platform) -> None:
     never, held, once = await platform.send(ttl=10), await platform.send(ttl=20), await platform.send(ttl=20, once=True)
     await platform.ask("DELETE", f"/api/v1/downlinks/{(await platform.send())['id']}")
@@ -298,6 +311,10 @@ async def test_what_runs_out_is_closed_and_a_late_outcome_still_counts(platform:
         ({"once": "yes"}, 422, "invalid", "once"),
         ({"supersedes": "two words"}, 422, "invalid", "supersedes"),
         ({"colour": "red"}, 422, "invalid", "colour"),
+        ({"values": {"": 1}}, 422, "invalid", "values..[key]"),
+        ({"values": {"two words": 1}}, 422, "invalid", "values.two words.[key]"),
+        ({"values": {"m" * 101: 1}}, 422, "invalid", "values." + "m" * 101 + ".[key]"),
+        ({"values": {"config.report_interval": 0.1}}, 422, "value_not_possible", "values.config.report_interval"),
     ],
 )
 async def test_wrong_requests_name_the_field(
@@ -305,6 +322,14 @@ async def test_wrong_requests_name_the_field(
 ) -> None:
     answered, problem = await platform.ask("POST", PATH, {**PERIOD, **changes})
     assert (answered, problem["code"], problem["errors"][0]["field"]) == (status, code, field)
+    assert await platform.ask("GET", PATH) == (200, {"items": [], "next": None})
+
+
+@pytest.mark.parametrize("changes", [{"values": {"\ud800": 1}}, {"\ud800": 1}, {"message": "\ud800"}])
+async def test_half_a_character_is_the_senders_fault(platform: Platform, changes: Mapping[str, Any]) -> None:
+    """JSON can write half of a pair of surrogates; no answer in UTF-8 can."""
+    answered, problem = await platform.ask("POST", PATH, {**PERIOD, **changes})
+    assert (answered, problem["status"]) == (422, 422)
     assert await platform.ask("GET", PATH) == (200, {"items": [], "next": None})
 
 

@@ -51,20 +51,23 @@ class PlatformOfOrders:
         self.fail = 0
         self.asked: list[int] = []
         self.forgetful = False
+        self.held = asyncio.Event()
+        """Set while a question waits for an order."""
         self._changed = asyncio.Event()
 
     def give(self, *orders: wire.Order) -> None:
         self.orders_to_give += orders
         self._changed.set()
 
-    async def orders(self, after: int) -> list[wire.Order]:
+    async def orders(self, after: int, *, wait: bool = True) -> list[wire.Order]:
         self.asked.append(after)
         if self.fail:
             self.fail -= 1
             raise Unreachable("down")
         if self.forgetful and self.orders_to_give[-1].number > after:
             return self.orders_to_give
-        while not (due := [order for order in self.orders_to_give if order.number > after]):
+        while not (due := [order for order in self.orders_to_give if order.number > after]) and wait:
+            self.held.set()
             self._changed.clear()
             await self._changed.wait()
         return due
@@ -222,6 +225,19 @@ async def test_a_letter_gives_its_frame_back(bench: Bench, sent: Frame, profile:
 def test_a_letter_that_is_no_whole_frame_says_why(change: dict[str, Any], words: str) -> None:
     with pytest.raises(NotAFrame, match=words):
         frame_of(msgspec.structs.replace(plain_letter(), **change), SEALER)
+
+
+async def test_the_end_of_an_outage_is_told_at_its_end(bench: Bench, caplog: pytest.LogCaptureFixture) -> None:
+    """And not when the platform next has something to say: the question after an outage is not left waiting."""
+    bench.platform.fail = 2
+    async with bench.running():
+        async with asyncio.timeout(20):
+            await bench.platform.held.wait()
+    assert [record.message for record in caplog.records if record.name == "citysense_gateway.outage"] == [
+        "orders: down; trying again until it works",
+        "orders: works again after 2 failed tries",
+    ]
+    assert len(bench.platform.asked) == 4, "two that failed, one short one, and then one that waits"
 
 
 async def test_orders_are_taken_in_turn_through_an_outage_and_never_twice(bench: Bench) -> None:

@@ -33,6 +33,10 @@ def assignment(gateway: str, device: str) -> Assigned | None:
     return Assigned(site="7", kind="waterlogging_gauge") if device.startswith(gateway) else None
 
 
+def foreign(gateway: str, device: str) -> bool:
+    return not device.startswith(gateway)
+
+
 def body(level: float, device: str = "gw-1-gauge") -> bytes:
     return wire.encode(
         wire.Readings(
@@ -64,7 +68,7 @@ def levels(log: DurableLog, cls: ReadingClass) -> list[float]:
 
 
 async def test_repeats_in_any_split_are_accepted_and_stored_once(log: DurableLog) -> None:
-    ingest = IngestLog(log, assignment)
+    ingest = IngestLog(log, assignment, foreign)
     assert await ingest.submit("gw-1", SAFETY, batch(1, 2, 5)) == wire.Answer(accepted=[(1, 5)])
     assert await ingest.submit("gw-1", SAFETY, batch(2)) == wire.Answer(accepted=[(2, 2)])
     assert await ingest.submit("gw-1", SAFETY, batch(5, 7, 9)) == wire.Answer(accepted=[(5, 9)])
@@ -74,7 +78,7 @@ async def test_repeats_in_any_split_are_accepted_and_stored_once(log: DurableLog
 
 
 async def test_lanes_spools_and_gateways_are_told_apart(log: DurableLog) -> None:
-    ingest = IngestLog(log, assignment)
+    ingest = IngestLog(log, assignment, foreign)
     await ingest.submit("gw-1", SAFETY, batch(1))
     await ingest.submit("gw-1", STATE, batch(1))
     await ingest.submit("gw-1", SAFETY, batch(1, spool="made anew"))
@@ -85,7 +89,7 @@ async def test_lanes_spools_and_gateways_are_told_apart(log: DurableLog) -> None
 
 
 async def test_one_bad_item_concerns_no_other(log: DurableLog) -> None:
-    ingest = IngestLog(log, assignment)
+    ingest = IngestLog(log, assignment, foreign)
     mixed = wire.Batch(spool="s", items=[(1, body(1.0)), (2, b"\xc1"), (3, body(3.0, "gw-2-gauge")), (4, body(4.0))])
     answer = await ingest.submit("gw-1", BULK, mixed)
     assert answer == wire.Answer(accepted=[(1, 1), (4, 4)], rejected=[(2, "undecodable"), (3, "not_assigned")])
@@ -94,14 +98,14 @@ async def test_one_bad_item_concerns_no_other(log: DurableLog) -> None:
 
 
 async def test_batches_at_the_same_moment_keep_the_order_of_their_lane(log: DurableLog) -> None:
-    ingest = IngestLog(log, assignment)
+    ingest = IngestLog(log, assignment, foreign)
     sent = [batch(n) for n in range(1, 21)] + [batch(n) for n in range(1, 21)]
     await asyncio.gather(*(ingest.submit("gw-1", SAFETY, one) for one in sent))
     assert levels(log, SAFETY) == [float(n) for n in range(1, 21)]
 
 
 async def test_nothing_is_remembered_of_what_was_not_stored(log: DurableLog, monkeypatch: pytest.MonkeyPatch) -> None:
-    ingest = IngestLog(log, assignment)
+    ingest = IngestLog(log, assignment, foreign)
 
     def full(*_: object) -> set[ReadingClass]:
         raise StorageFull("no space left")
@@ -116,7 +120,7 @@ async def test_nothing_is_remembered_of_what_was_not_stored(log: DurableLog, mon
 
 
 async def test_malformed_batches_change_nothing(log: DurableLog) -> None:
-    ingest = IngestLog(log, assignment)
+    ingest = IngestLog(log, assignment, foreign)
     with pytest.raises(BatchMalformed):
         await ingest.submit("gw-1", SAFETY, batch(2, 1))
     assert levels(log, SAFETY) == []
@@ -126,7 +130,7 @@ async def test_memory_survives_a_restart(tmp_path: Path) -> None:
     for _ in range(2):
         log = platform_log(tmp_path / "log.db", clock=SetClock(1_000))
         log.open()
-        answer = await IngestLog(log, assignment).submit("gw-1", STATE, batch(3, 4))
+        answer = await IngestLog(log, assignment, foreign).submit("gw-1", STATE, batch(3, 4))
         assert answer.accepted == [(3, 4)]
         assert levels(log, STATE) == [3.0, 4.0]
         log.close()

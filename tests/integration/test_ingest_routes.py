@@ -43,7 +43,7 @@ class Site:
     def __init__(self, log: DurableLog) -> None:
         self.log = log
         self.states = GatewayStates()
-        self.ingest = IngestLog(log, lambda _gateway, _device: Assigned(site="7", kind="k"))
+        self.ingest = IngestLog(log, lambda _gateway, _device: Assigned(site="7", kind="k"), lambda *_: False)
         self.asked: list[tuple[str, int, float]] = []
         self.outcomes: list[tuple[str, wire.Outcomes]] = []
         self.session = aiohttp.ClientSession()
@@ -210,6 +210,12 @@ async def test_orders_come_when_there_are_some_and_outcomes_go_under_the_callers
     async with site.session.get(url, params={"after": "5"}, headers=GATEWAY) as answer:
         assert (answer.status, await answer.read()) == (204, b"")
     assert site.asked == [("gw-1", 0, POLL_S), ("gw-1", 5, POLL_S)]
+    for wait in ("0", "3", "900"):
+        async with site.session.get(url, params={"after": "5", "wait": wait}, headers=GATEWAY) as answer:
+            assert answer.status == 204
+    assert site.asked[2:] == [("gw-1", 5, 0), ("gw-1", 5, 3), ("gw-1", 5, POLL_S)]
+    async with site.session.get(url, params={"wait": "x"}, headers=GATEWAY) as answer:
+        assert (answer.status, (await answer.json(content_type=None))["code"]) == (400, "malformed_wait")
     async with site.session.get(url, params={"after": "-5"}, headers=GATEWAY) as answer:
         assert (answer.status, (await answer.json(content_type=None))["code"]) == (400, "malformed_after")
     said = wire.Outcomes(outcomes=[wire.Outcome(id="d5", state="delivered", time=8)])

@@ -216,6 +216,7 @@ async def test_sites_are_used_again_by_name_and_position_or_id(platform: Platfor
         ({"settings": {"mount.height": "\ud800"}}, 422, "invalid", "settings.mount.height"),
         ({"settings": {"mount.height": "x" * 201}}, 422, "invalid", "settings.mount.height"),
         ({"settings": {"mount.height": "250"}}, 422, "setting_no_number", "settings.mount.height"),
+        ({"settings": {"\ud800": 250}}, 422, "unknown_setting", "settings"),
         ({"settings": {"mount.hight": 250}}, 422, "unknown_setting", "settings"),
         ({"settings": {"mount.hight": "high"}}, 422, "unknown_setting", "settings"),
         ({"profile": "acme/none"}, 422, "unknown_profile", "profile"),

@@ -249,6 +249,31 @@ async def test_a_concentrator_speaks_for_its_devices_on_its_gateway(platform: Pl
     assert platform.roster.assignment("gateway-1", "gauge-1") == Assigned(site="", kind=kind, until=NOW + FORMER_MS)
     await platform.ask("POST", f"{DEVICES}/gauge-1/revoke")
     assert platform.roster.assignment("gateway-1", "gauge-1") is None
+    # Whose losses it may still report: the gateway that has it, and the one that had it last.
+    assert [platform.roster.foreign(f"gateway-{number}", "gauge-1") for number in (1, 2, 3)] == [False, False, True]
+    assert not platform.roster.foreign("gateway-3", "registered-nowhere")
+
+
+async def test_a_revoked_concentrator_speaks_for_nobody(platform: Platform) -> None:
+    await platform.register("hub-1", "password")
+    for child in ("gauge-1", "gauge-2"):
+        await platform.register(child, concentrator="hub-1")
+    await platform.ask("POST", f"{DEVICES}/gauge-2/revoke")
+    before = platform.roster.version
+    status, revoked = await platform.ask("POST", f"{DEVICES}/hub-1/revoke")
+    assert (status, revoked["revoked"] is not None) == (200, True)
+    _, child = await platform.ask("GET", f"{DEVICES}/gauge-1")
+    assert (child["concentrator"], child["revoked"]) == (None, None)
+    _, gone = await platform.ask("GET", f"{DEVICES}/gauge-2")
+    assert gone["concentrator"] == "hub-1", "what was revoked stays as it was"
+    [held] = (await platform.held_by("gateway-1")).values()
+    assert (held.id, held.concentrator) == ("gauge-1", "")
+    assert platform.roster.version == before + 2, "a version of its own for each, so that gateways hear of it"
+    # It can be moved and put behind another one, which its dead concentrator forbade.
+    await platform.register("hub-2", "password")
+    assert (await platform.ask("PATCH", f"{DEVICES}/gauge-1", {"concentrator": "hub-2"}))[0] == 200
+    assert (await platform.ask("POST", f"{DEVICES}/hub-1/revoke"))[0] == 200
+    assert platform.roster.version == before + 4, "two for the new concentrator, none for revoking again"
 
 
 async def test_gateways_are_enrolled_watched_and_revoked(platform: Platform) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import stat
 import subprocess
 import sys
 import textwrap
@@ -74,6 +75,30 @@ async def test_a_killed_child_is_started_again_and_a_stop_is_clean(
     assert not alive(child.process.pid)
     assert child.last_lines[-1] == "bye"
     assert "ready" in (tmp_path / "logs" / "sleeper.log").read_text()
+
+
+async def test_logs_are_for_their_owner_only(
+    tmp_path: Path, module: Callable[[str], str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever the umask is, in a folder that is open to others, beside a file that is, and after a change of files."""
+    monkeypatch.setattr("citysense.cli.supervisor.LOG_BYTES", 6)
+    logs = tmp_path / "logs"
+    logs.mkdir(mode=0o755)
+    (logs / "sleeper.log").touch(mode=0o644)
+    supervisor = Supervisor(
+        [Program(name="sleeper", module=module(SLEEPER), arguments=[])], logs=logs, clock=SystemClock()
+    )
+    before = os.umask(0)
+    try:
+        supervisor.start()
+        await until(lambda: "ready" in supervisor.children["sleeper"].last_lines)
+    finally:
+        await supervisor.stop()
+        os.umask(before)
+    modes = {path.name: stat.S_IMODE(path.stat().st_mode) for path in (logs, *logs.iterdir())}
+    assert modes.pop("logs") == 0o700
+    assert len(modes) > 1
+    assert set(modes.values()) == {0o600}, modes
 
 
 async def test_each_child_gets_its_own_secrets_and_no_other_s(

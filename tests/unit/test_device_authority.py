@@ -131,6 +131,30 @@ def test_what_cannot_be_signed_is_told(authority: DeviceAuthority) -> None:
             authority.sign("gauge-001", text, now_ms=NOW)
 
 
+def test_a_request_comes_alone(authority: DeviceAuthority) -> None:
+    """What stands beside it was never meant for us; a private key that has travelled is no secret any more."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    request = request_of(key, "x")
+    plain = (serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8)
+    secrets = [
+        key.private_bytes(*plain, serialization.NoEncryption()).decode(),
+        key.private_bytes(*plain, serialization.BestAvailableEncryption(b"hush")).decode(),
+        key.private_bytes(
+            plain[0], serialization.PrivateFormat.TraditionalOpenSSL, serialization.NoEncryption()
+        ).decode(),
+    ]
+    for secret in secrets:
+        for text in (secret + request, request + secret, secret):
+            with pytest.raises(RequestUnfit, match="must not travel"):
+                authority.sign("gauge-001", text, now_ms=NOW)
+    for text in (request + request, "Subject: CN=x\n" + request, request + "me", request + authority.certificate):
+        with pytest.raises(RequestUnfit, match="something beside it"):
+            authority.sign("gauge-001", text, now_ms=NOW)
+    old_name = request.replace("BEGIN ", "BEGIN NEW ").replace("END ", "END NEW ")
+    for text in (f"\r\n{request}\n", request.replace("\n", "\r\n"), old_name):
+        assert parsed(authority.sign("gauge-001", text, now_ms=NOW).certificate).public_key() == key.public_key()
+
+
 def shake(server: ssl.SSLContext, client: ssl.SSLContext) -> bytes | None:
     """The client's certificate (DER) after a handshake of the two. Raises ssl.SSLError."""
     to_server, to_client = ssl.MemoryBIO(), ssl.MemoryBIO()

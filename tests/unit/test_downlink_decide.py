@@ -89,6 +89,45 @@ def test_what_it_cannot_say_is_told_at_once(new: NewDownlink, device: Device, ex
     assert verdict(new, device) == expected
 
 
+@pytest.mark.parametrize(
+    ("seconds", "told"),
+    [
+        (0.1, "0"),
+        (0.4, "0"),
+        (-0.4, "0"),
+        (0.6, "1"),
+        (10.4, "10"),
+        (65_535.4, None),
+        (600, None),
+        (600.0, None),
+        (0, None),
+    ],
+)
+def test_a_value_is_never_quietly_changed(seconds: float, told: str | None) -> None:
+    new = replace(PERIOD, values={"config.report_interval": seconds})
+    fault = check(new, WELL, CATALOGUE[WELL.profile], VOCABULARY)
+    if told is None:
+        assert fault is None
+        return
+    assert fault is not None
+    assert (fault.reason, fault.field) == (Reason.VALUE_NOT_POSSIBLE, "values.config.report_interval")
+    assert f"{seconds:g}, and the device would be told {told}" in fault.text
+
+
+def test_what_registers_would_hold_is_read_back_too() -> None:
+    assert verdict(replace(LIMIT, values={"pile.current_limit": 10.0004}), PILE) is None
+    found = verdict(replace(LIMIT, values={"pile.current_limit": 0.0004}), PILE)
+    assert found == (Reason.VALUE_NOT_POSSIBLE, "values.pile.current_limit")
+
+
+def test_hours_that_a_device_counts_are_not_made_of_minutes() -> None:
+    """A real one that counts its reports in whole hours: 10 minutes would have become none."""
+    bin_ = replace(WELL, profile="dingtek/dc410")
+    wanted = replace(PERIOD, message="set", values={"config.report_interval": 600})
+    assert verdict(wanted, bin_) == (Reason.VALUE_NOT_POSSIBLE, "values.config.report_interval")
+    assert verdict(replace(wanted, values={"config.report_interval": 7_200}), bin_) is None
+
+
 def test_a_sentence_names_what_there_is() -> None:
     fault = check(replace(PERIOD, message="dance"), WELL, CATALOGUE[WELL.profile], VOCABULARY)
     assert fault is not None

@@ -168,9 +168,13 @@ def assignment(gateway: str, device: str) -> Assigned | None:
     return known.get((gateway, device))
 
 
+def foreign(gateway: str, device: str) -> bool:
+    return device in ("gauge-001", "elsewhere") and (gateway, device) != ("gw-1", "gauge-001")
+
+
 def test_readings_get_site_kind_and_gateway_from_the_registry() -> None:
     batch = wire.Batch(spool="s", items=[(1, wire.encode(readings(site="99", gateway="other")))])
-    (item,) = examine(batch, ReadingClass.SAFETY, "gw-1", assignment)
+    (item,) = examine(batch, ReadingClass.SAFETY, "gw-1", assignment, foreign)
     assert isinstance(item.outcome, Entry)
     body = wire.decode_body(item.outcome.body)
     assert body == readings(site="7", kind="waterlogging_gauge", gateway="gw-1")
@@ -189,7 +193,7 @@ def test_readings_get_site_kind_and_gateway_from_the_registry() -> None:
 )
 def test_refusals_have_a_name(body: bytes, gateway: str, reason: Reason) -> None:
     batch = wire.Batch(spool="s", items=[(3, body)])
-    assert examine(batch, ReadingClass.STATE, gateway, assignment) == [Examined(offset=3, outcome=reason)]
+    assert examine(batch, ReadingClass.STATE, gateway, assignment, foreign) == [Examined(offset=3, outcome=reason)]
 
 
 def test_a_loss_on_record_is_taken_from_any_gateway() -> None:
@@ -207,16 +211,117 @@ def test_a_loss_on_record_is_taken_from_any_gateway() -> None:
         raw=b"",
     )
     batch = wire.Batch(spool="s", items=[(1, wire.encode(tombstone)), (2, wire.encode(letter))])
-    kept = [item.outcome for item in examine(batch, ReadingClass.STATE, "gw-1", assignment)]
+    kept = [item.outcome for item in examine(batch, ReadingClass.STATE, "gw-1", assignment, foreign)]
     bodies = [wire.decode_body(entry.body) for entry in kept if isinstance(entry, Entry)]
     assert bodies == [tombstone, msgspec.structs.replace(letter, gateway="gw-1")]
+
+
+def kept(*bodies: wire.Body, gateway: str = "gw-1") -> list[wire.Body | Reason]:
+    batch = wire.Batch(spool="s", items=[(offset, wire.encode(body)) for offset, body in enumerate(bodies, 1)])
+    found = [item.outcome for item in examine(batch, ReadingClass.STATE, gateway, assignment, foreign)]
+    for outcome in found:
+        if isinstance(outcome, Entry):
+            assert wire.decode_body(outcome.body).device == outcome.device  # type: ignore[union-attr]
+    return [wire.decode_body(outcome.body) if isinstance(outcome, Entry) else outcome for outcome in found]
+
+
+def test_a_gateway_puts_nothing_on_the_record_of_anothers_device() -> None:
+    letter = wire.DeadLetter(
+        received=5,
+        transport="mqtt",
+        source="192.0.2.1:5",
+        channel="",
+        device="elsewhere",
+        profile="",
+        reason="unknown_device",
+        detail="no such device",
+        size=0,
+        raw=b"",
+    )
+    lost = wire.Tombstone(device="elsewhere", cls="bulk", reason="disk_full", first=1, last=9, count=4)
+    [of_nobody, loss] = kept(letter, lost)
+    assert isinstance(of_nobody, wire.DeadLetter)
+    assert (of_nobody.device, of_nobody.gateway) == ("", "gw-1")
+    assert of_nobody.detail == "says it is elsewhere, which belongs to another gateway; no such device"
+    assert loss == msgspec.structs.replace(lost, device=""), "the loss itself stays on record"
+    # Its own device, and a stranger that is registered nowhere: the installer looks for it by that id.
+    for device in ("gauge-001", "new-in-the-street"):
+        claimed = msgspec.structs.replace(letter, device=device)
+        named = msgspec.structs.replace(lost, device=device)
+        assert kept(claimed, named) == [msgspec.structs.replace(claimed, gateway="gw-1"), named]
+
+
+SOUND_LOSS = wire.Tombstone(device="gauge-001", cls="bulk", reason="disk_full", first=1, last=9, count=4)
+LATE = 4_102_444_800_000
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"cls": "zz"},
+        {"count": -1},
+        {"count": 2**62},
+        {"first": 10},
+        {"first": -1},
+        {"last": LATE},
+        {"device": "d" * 101},
+        {"reason": "r" * 101},
+    ],
+)
+def test_a_loss_that_cannot_be_is_refused(change: dict[str, object]) -> None:
+    assert kept(msgspec.structs.replace(SOUND_LOSS, **change), SOUND_LOSS) == [Reason.UNDECODABLE, SOUND_LOSS]
+
+
+@pytest.mark.parametrize(
+    "sample",
+    [
+        wire.SampleBody(time=-1, values={"water.level": 1.0}),
+        wire.SampleBody(time=LATE, values={"water.level": 1.0}),
+        *(
+            wire.SampleBody(time=1, values={name: 1.0})
+            for name in ("", "level", "Water.level", "water.", "water.1", "a b.c")
+        ),
+        wire.SampleBody(time=1, values={"water.level\n": 1.0}),
+        wire.SampleBody(time=1, values={"a." + "b" * 99: 1.0}),
+        *(
+            wire.SampleBody(time=1, values={"water.level": value})
+            for value in (float("nan"), float("inf"), -float("inf"))
+        ),
+        wire.SampleBody(time=1, values={"lock.state": "x" * 1_001}),
+        wire.SampleBody(time=1, values={"water.level": 1.0}, suspect=["<b>"]),
+        wire.SampleBody(time=1, values={}, missing=["level"]),
+        wire.SampleBody(time=1, values={}, event="e" * 101),
+        wire.SampleBody(time=1, values={}, tag="e" * 101),
+    ],
+)
+def test_nonsense_is_no_reading_and_concerns_no_other(sample: wire.SampleBody) -> None:
+    good = readings(site="7", kind="waterlogging_gauge", gateway="gw-1")
+    assert kept(good, readings(samples=[*good.samples, sample]), good) == [good, Reason.UNDECODABLE, good]
+
+
+@pytest.mark.parametrize("more", [{"received": -1}, {"received": LATE}, {"message": "m" * 1_001}])
+def test_nonsense_around_the_samples_is_refused_too(more: dict[str, object]) -> None:
+    assert kept(msgspec.structs.replace(readings(), **more)) == [Reason.UNDECODABLE]
+
+
+def test_all_that_gateways_say_of_a_sample_is_taken() -> None:
+    sample = wire.SampleBody(
+        time=LATE - 1,
+        values={"water.level": -1.5, "lock.state": "x" * 1_000, "lock.open": True, "meter.total": 2**63},
+        suspect=["time", "water.level"],
+        missing=["device.battery_level"],
+        event="tag.seen",
+        tag="5b1f0c2a9d3e4f60718293a4b5c6d7e8" * 2,
+    )
+    sound = readings(samples=[sample], site="7", kind="waterlogging_gauge", gateway="gw-1", received=0)
+    assert kept(sound) == [sound]
 
 
 @pytest.mark.parametrize("items", [[0], [-3], [2, 2], [5, 4]])
 def test_offsets_that_do_not_rise_are_no_batch(items: list[int]) -> None:
     batch = wire.Batch(spool="s", items=[(offset, b"") for offset in items])
     with pytest.raises(BatchMalformed, match="rising order"):
-        examine(batch, ReadingClass.BULK, "gw-1", assignment)
+        examine(batch, ReadingClass.BULK, "gw-1", assignment, foreign)
 
 
 @pytest.mark.parametrize(
@@ -225,4 +330,4 @@ def test_offsets_that_do_not_rise_are_no_batch(items: list[int]) -> None:
 )
 def test_what_the_database_cannot_hold_is_no_batch(spool: str, offset: int, words: str) -> None:
     with pytest.raises(BatchMalformed, match=words):
-        examine(wire.Batch(spool=spool, items=[(offset, b"")]), ReadingClass.BULK, "gw-1", assignment)
+        examine(wire.Batch(spool=spool, items=[(offset, b"")]), ReadingClass.BULK, "gw-1", assignment, foreign)

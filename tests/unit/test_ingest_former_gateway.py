@@ -25,7 +25,9 @@ def test_a_former_gateway_is_believed_up_to_the_move(received: int, taken: bool)
         samples=[wire.SampleBody(time=1_000, values={"water.level": 12.3})],
     )
     batch = wire.Batch(spool="s", items=[(1, wire.encode(readings))])
-    [item] = examine(batch, ReadingClass.STATE, "gw-1", lambda *_: Assigned(site="7", kind="k", until=MOVED))
+    [item] = examine(
+        batch, ReadingClass.STATE, "gw-1", lambda *_: Assigned(site="7", kind="k", until=MOVED), lambda *_: False
+    )
     if not taken:
         assert item.outcome is Reason.NOT_ASSIGNED
         return

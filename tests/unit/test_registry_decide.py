@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from citysense_gateway.modbus.endpoint import parse_endpoint
 from citysense_platform.registry.decide import (
     Holdings,
     Reason,
@@ -248,10 +249,19 @@ def test_merged_settings_lose_what_is_null() -> None:
         "modbus+tcp://192.0.2.7:502/1?timeout=2.5",
         "modbus+rtu:///dev/ttyUSB0?baud=9600&parity=N&unit=1",
         "modbus+rtu:///dev/serial/by-id/usb-1?baud=19200&parity=E&stop=1&unit=247",
+        "modbus+rtu:///dev/ttymxc2?baud=300&unit=1",
+        "modbus+rtu:///dev/ttyAMA0?baud=1000000&unit=1",
+        "modbus+rtu:///dev/pts/7?baud=9600&unit=1",
+        "modbus+tcp://station:502/1",
+        "modbus+tcp://modbus_sim:502/1",
+        "modbus+tcp://[fe80::1%25eth0]:502/1",
+        f"modbus+tcp://{'a' * 63}.{'b' * 63}.example:502/1",
+        "modbus+tcp://7.example:502/1",
     ],
 )
 def test_endpoints_that_are_fine(endpoint: str) -> None:
     assert endpoint_fault(endpoint) is None
+    assert parse_endpoint(endpoint), "and the gateway takes it as well"
 
 
 @pytest.mark.parametrize(
@@ -274,6 +284,50 @@ def test_endpoints_that_are_fine(endpoint: str) -> None:
         ("modbus+rtu:///dev/ttyUSB0?baud=9600&unit=1&timeout=x", "seconds from"),
         ("modbus+tcp://me:hush@192.0.2.7:502/1", "more than"),
         ("modbus+tcp://:502/1", "no host"),
+        *(
+            (f"modbus+tcp://{host}:502/1", f"names the host {host!r}")
+            for host in (
+                "-a",
+                "a-",
+                "a..b",
+                ".a",
+                "a.",
+                ".",
+                "a" * 64,
+                f"{'a' * 63}." * 3 + "b" * 63,
+                "300.1.2.3",
+                "1.2.3",
+                "1234",
+                "a%b",
+                "a.-b.c",
+            )
+        ),
+        ("modbus+tcp://192.0.2.7:502/1?", "nothing after it"),
+        ("modbus+tcp://192.0.2.7:502/1#", "nothing after it"),
+        ("modbus+rtu-tcp://192.0.2.7:502/0", "from 1 to 247"),
+        ("modbus+rtu-tcp://192.0.2.7:502/248", "from 1 to 247"),
+        *(
+            (f"modbus+rtu:///dev/{port}?baud=9600&unit=1", "no serial port")
+            for port in (
+                "null",
+                "zero",
+                "tty",
+                "full",
+                "random",
+                "urandom",
+                "tty1",
+                "sda",
+                "stdin",
+                "mem",
+                "pts/x",
+                "ptmx",
+            )
+        ),
+        ("modbus+rtu:///dev/ttyUSB0/../sda?baud=9600&unit=1", "no serial port"),
+        ("modbus+rtu:///dev/serial/../sda?baud=9600&unit=1", "no serial port"),
+        ("modbus+rtu:///dev/ttyUSB0?unit=1", "no baud"),
+        ("modbus+rtu:///dev/ttyUSB0?baud=299&unit=1", "no baud"),
+        ("modbus+rtu:///dev/ttyUSB0?baud=1000001&unit=1", "no baud"),
         ("modbus+rtu:///etc/passwd?unit=1", "no serial port"),
         ("modbus+rtu:///dev/../etc/passwd?unit=1", "no serial port"),
         ("modbus+rtu://dev/ttyUSB0?unit=1", "no serial port"),
@@ -292,3 +346,5 @@ def test_endpoints_that_are_not(endpoint: str, words: str) -> None:
 def test_any_text_gets_a_verdict(endpoint: str) -> None:
     fault = endpoint_fault(endpoint)
     assert fault is None or fault
+    if fault is None:
+        assert parse_endpoint(endpoint)

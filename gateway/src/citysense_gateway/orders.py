@@ -54,7 +54,9 @@ class Orders:
         while True:
             self._pulse.beat()
             try:
-                await self._take(await self._client.orders(self._mailbox.taken))
+                # After a failure the platform is not made to wait: its answer ends the outage, and may be 25 s away.
+                trouble = self._orders.failures > 0
+                await self._take(await self._client.orders(self._mailbox.taken, wait=not trouble))
             except Unreachable as e:
                 await asyncio.sleep(self._orders.failed(e, e.retry_after))
             except StorageClosed:

@@ -112,9 +112,11 @@ class PlatformClient:
         status, body = await self._call("roster", "GET", f"/ingest/v1/roster?version={version}", within=POLL_S)
         return None if status == 204 else _decoded(self._rosters, body)
 
-    async def orders(self, after: int) -> list[wire.Order]:
-        """Orders with numbers above `after`, as soon as there are some; none when the poll ran out."""
-        status, body = await self._call("orders", "GET", f"/ingest/v1/orders?after={after}", within=POLL_S)
+    async def orders(self, after: int, *, wait: bool = True) -> list[wire.Order]:
+        """Orders with numbers above `after`, as soon as there are some; none when the poll ran out, or when there are none
+        yet and nobody wants to `wait`."""
+        path = f"/ingest/v1/orders?after={after}" if wait else f"/ingest/v1/orders?after={after}&wait=0"
+        status, body = await self._call("orders", "GET", path, within=POLL_S)
         return [] if status == 204 else _decoded(self._orders, body).orders
 
     async def outcomes(self, outcomes: list[wire.Outcome]) -> None:

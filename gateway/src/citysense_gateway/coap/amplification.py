@@ -55,6 +55,6 @@ class Addresses:
         return hmac.digest(self._secret, slot.to_bytes(8, "big", signed=True) + name.encode(), "sha256")[:ECHO_BYTES]
 
 
-def too_large(reply: int, request: int) -> bool:
-    """Whether a reply of that many bytes may not go to an unverified address that sent that many."""
-    return reply > FACTOR * request
+def most_for(request: int) -> int:
+    """How many bytes may go to an unverified address that sent that many."""
+    return FACTOR * request

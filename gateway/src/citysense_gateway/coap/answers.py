@@ -72,21 +72,19 @@ class Answers:
             caller.exchange.reply(None)
         elif caller.sealing is not None:
             caller.exchange.reply(caller.sealing.protect(message))
-        elif not (message.payload and self._draws_too_much(caller, message)):
+        elif caller.exchange.verified or len(message.payload) <= (room := self._room(caller, message)):
             caller.exchange.reply(message)
         elif reply.payload:
             self.challenge(caller)
         else:
-            # A diagnostic text is for people; the code says enough.
-            message.payload = b""
+            # A diagnostic text is for people, and its beginning says most; the code says enough.
+            message.payload = message.payload[:room].decode(errors="ignore").encode()
             caller.exchange.reply(message)
 
-    def _draws_too_much(self, caller: Caller, message: Message) -> bool:
-        if not self.unverified(caller):
-            return False
-        options = len(message.opt.encode())
-        size = _FRAMING + len(caller.exchange.message.token) + options + len(message.payload)
-        return amplification.too_large(size, caller.exchange.size)
+    def _room(self, caller: Caller, message: Message) -> int:
+        """Bytes of payload that a reply to an unverified address may have."""
+        head = _FRAMING + len(caller.exchange.message.token) + len(message.opt.encode())
+        return max(0, amplification.most_for(caller.exchange.size) - head)
 
 
 def block_of(option: Any) -> Block | None:

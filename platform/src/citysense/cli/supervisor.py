@@ -15,6 +15,7 @@ import sys
 from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from io import TextIOWrapper
 from pathlib import Path
 
 from citysense.cli.child_environment import child_environment
@@ -47,6 +48,12 @@ def wait_before_restart(in_a_row: int) -> float:
 
 class _ChildLog(logging.handlers.RotatingFileHandler):
     """A log file that may fail: a full disk must not take down the process that keeps the others alive."""
+
+    def _open(self) -> TextIOWrapper:
+        # Not for everybody's eyes: lines name devices and where they call from. Also where an older one made the file.
+        descriptor = os.open(self.baseFilename, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
+        os.fchmod(descriptor, 0o600)
+        return os.fdopen(descriptor, "a", encoding=self.encoding)
 
     def handleError(self, record: logging.LogRecord) -> None:
         """Leave the line out; `Child.last_lines` still has it."""
@@ -156,7 +163,8 @@ class Supervisor:
 
     def start(self) -> None:
         """Start all programs."""
-        self._logs.mkdir(parents=True, exist_ok=True)
+        self._logs.mkdir(parents=True, exist_ok=True, mode=0o700)
+        self._logs.chmod(0o700)
         for program in self._programs:
             child = Child(program, self._logs, self._clock)
             self.children[program.name] = child

@@ -42,6 +42,9 @@ def _value(given: object) -> Value:
 OneValue = Annotated[float | int | str | bool, PlainValidator(_value, json_schema_input_type=float | str | bool)]
 
 
+MetricName = Annotated[str, StringConstraints(max_length=100, pattern=r"^[!-~]+$")]
+
+
 class DownlinkRequest(BaseModel):
     """A message for a device."""
 
@@ -50,7 +53,7 @@ class DownlinkRequest(BaseModel):
     message: Annotated[str, StringConstraints(min_length=1, max_length=100)] = Field(
         description="A downward message of the device's profile."
     )
-    values: dict[str, OneValue] = Field(
+    values: dict[MetricName, OneValue] = Field(
         {}, max_length=100, description="By metric, in the vocabulary's units; checked against the profile at once."
     )
     ttl: Annotated[int, Field(strict=True, ge=1, le=MAX_TTL_S)] = Field(

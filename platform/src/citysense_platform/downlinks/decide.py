@@ -9,15 +9,19 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
+from math import isclose
 
 from citysense_platform.registry.device import Device
-from citysense_profiles.errors import EncodeError, SettingError
+from citysense_profiles.errors import DecodeError, EncodeError, SettingError
 from citysense_profiles.profile import Profile
-from citysense_profiles.reading import Value
+from citysense_profiles.reading import Decoded, Value
 from citysense_profiles.vocabulary import ValueType, Vocabulary
 
 MOST_WAITING = 32
 """Open downlinks of one device: as many as a gateway keeps for one."""
+NEAR = 0.01
+"""A device's own step may change a number by this share of it: 65,535.4 s becomes 65,535 s. Never 0.1 s into 0 s, which
+is another order altogether, nor an hour and a half into two hours."""
 
 
 class Reason(StrEnum):
@@ -108,11 +112,15 @@ def _trial_fault(new: NewDownlink, device: Device, profile: Profile) -> Fault | 
     try:
         fitted = profile.fitted(device.settings)
         if fitted.is_sent(new.message):
-            fitted.encode(new.message, new.values, settings=settings)
-        elif not fitted.encode_registers(new.values, message=new.message, settings=settings):
-            carried = ", ".join(sorted(fitted.message_metrics(new.message))) or "nothing that has a metric"
-            text = f"{new.message} writes what values name; it carries {carried}"
-            return Fault(reason=Reason.VALUE_NOT_POSSIBLE, field="values", text=text)
+            frame = fitted.encode(new.message, new.values, settings=settings)
+            heard = fitted.decode(frame, message=new.message, settings=settings)
+        else:
+            words = fitted.encode_registers(new.values, message=new.message, settings=settings)
+            if not words:
+                carried = ", ".join(sorted(fitted.message_metrics(new.message))) or "nothing that has a metric"
+                text = f"{new.message} writes what values name; it carries {carried}"
+                return Fault(reason=Reason.VALUE_NOT_POSSIBLE, field="values", text=text)
+            heard = fitted.decode_registers(words, message=new.message, settings=settings)
     except SettingError as error:
         return Fault(reason=Reason.VALUE_NOT_POSSIBLE, field="", text=f"the device's settings: {error.text}")
     except EncodeError as error:
@@ -120,7 +128,35 @@ def _trial_fault(new: NewDownlink, device: Device, profile: Profile) -> Fault | 
         named = metrics.get(error.field or "") or error.field
         field = f"values.{named}" if named in new.values else "values"
         return Fault(reason=Reason.VALUE_NOT_POSSIBLE, field=field, text=error.text)
+    except DecodeError as error:
+        text = f"what the device would be told cannot be read back: {error.text}"
+        return Fault(reason=Reason.VALUE_NOT_POSSIBLE, field="values", text=text)
+    return _change_fault(new.values, heard, fitted.message_metrics(new.message))
+
+
+def _change_fault(values: Mapping[str, Value], heard: Decoded, carried: frozenset[str]) -> Fault | None:
+    """What the message, read back, says otherwise than `values`: a device must not do what nobody asked for."""
+    said: dict[str, Value] = {}
+    for sample in heard.samples:
+        said = {**sample.values, **said}
+    for name in sorted(carried & values.keys()):
+        asked, got = values[name], said.get(name)
+        if got is None or not _means(asked, got):
+            would = "not be told it at all" if got is None else f"be told {_written(got)}"
+            text = f"{name} is {_written(asked)}, and the device would {would}; ask for a value that it can take"
+            return Fault(reason=Reason.VALUE_NOT_POSSIBLE, field=f"values.{name}", text=text)
     return None
+
+
+def _means(asked: Value, got: Value) -> bool:
+    """Whether `got` is what was asked for: the same word or switch, or a number within NEAR of it."""
+    if isinstance(asked, bool | str) or isinstance(got, bool | str):
+        return type(asked) is type(got) and asked == got
+    return isclose(asked, got, rel_tol=NEAR)
+
+
+def _written(value: Value) -> str:
+    return f"{value:.10g}" if isinstance(value, float) else repr(value)
 
 
 def _acts(values: Mapping[str, Value], vocabulary: Vocabulary) -> bool:

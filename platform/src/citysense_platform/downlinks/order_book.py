@@ -17,9 +17,10 @@ from sqlalchemy import Connection
 from citysense import wire
 from citysense.clock import Clock
 from citysense.errors import StorageClosed, StorageError
+from citysense.progress import Pulse
 from citysense_platform.city.database import City
 from citysense_platform.downlinks import rows
-from citysense_platform.downlinks.order import By, Follow, Ignored, Order, OrderKind, follow, overdue
+from citysense_platform.downlinks.order import By, Follow, Ignored, Order, OrderKind, State, follow, overdue
 
 log = logging.getLogger(__name__)
 
@@ -36,11 +37,12 @@ _END = (1 << 63) - 1
 
 
 class OrderBook:
-    """The orders of all gateways."""
+    """The orders of all gateways. `pulse` beats with each sweep."""
 
-    def __init__(self, city: City, clock: Clock) -> None:
+    def __init__(self, city: City, clock: Clock, pulse: Pulse | None = None) -> None:
         self._city = city
         self._clock = clock
+        self._pulse = pulse or Pulse()
         self._changed = asyncio.Event()
         self._closed = False
         self._failures = 0
@@ -116,8 +118,9 @@ class OrderBook:
             )
 
     async def run(self) -> None:
-        """Close what ran out, every few seconds, until cancelled; returns when city.db has been closed."""
+        """Close what ran out or lost its device, every few seconds, until cancelled; returns when city.db has been closed."""
         while True:
+            self._pulse.beat()
             try:
                 await self.sweep()
             except StorageClosed:
@@ -130,19 +133,27 @@ class OrderBook:
                 if self._failures:
                     log.warning("orders: what ran out is closed again after %d attempts", self._failures)
                 self._failures = 0
+            self._pulse.rest()
             await asyncio.sleep(SWEEP_S)
 
     async def sweep(self) -> None:
-        """Close now what ran out without an outcome, and count what is open. Raises StorageError."""
+        """Close now what ran out without an outcome or is for a revoked device, and count what is open.
+
+        Raises StorageError."""
         now = self._clock.now_ms()
 
         def look(connection: Connection) -> tuple[bool, dict[OrderKind, int]]:
             late = rows.past_end(connection, now=now, limit=SWEEP_AT_ONCE)
             counts = {kind: rows.count_open(connection, kind) for kind in OrderKind}
-            return any(overdue(order, now=now) for order in late), counts
+            lost = rows.for_revoked(connection, limit=1)
+            return bool(lost) or any(overdue(order, now=now) for order in late), counts
 
         def work(connection: Connection) -> int:
-            closed = 0
+            lost = rows.for_revoked(connection, limit=SWEEP_AT_ONCE)
+            for order in lost:
+                detail = "the device is revoked"
+                rows.become(connection, order, State.REFUSED, detail=detail, closed=By.PLATFORM, by=By.PLATFORM, at=now)
+            closed = len(lost)
             for order in rows.past_end(connection, now=now, limit=SWEEP_AT_ONCE):
                 state = overdue(order, now=now)
                 if state is not None:

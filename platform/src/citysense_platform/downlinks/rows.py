@@ -6,10 +6,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from sqlalchemy import Connection, Row, RowMapping, func, insert, or_, select, update
+from sqlalchemy import ColumnElement, Connection, Row, RowMapping, and_, func, insert, not_, or_, select, update
 
 from citysense_platform.downlinks.order import By, Order, OrderKind, State
 from citysense_platform.downlinks.tables import gateway_order, gateway_order_history
+from citysense_platform.registry.tables import device as registered
 
 _PREFIX = {OrderKind.DOWNLINK: "d", OrderKind.LETTER: "r"}
 
@@ -47,7 +48,7 @@ def find(connection: Connection, order_id: str) -> Order | None:
 def to_hand(connection: Connection, gateway: str, *, after: int, now: int, limit: int) -> list[Order]:
     """Open orders of a gateway above number `after` that are worth handing over, by number.
 
-    What was begun and may be handed over once only is not among them.
+    What was begun and may be handed over once only is not among them, nor what no gateway has yet for a revoked device.
     """
     wanted = (
         select(gateway_order)
@@ -57,6 +58,7 @@ def to_hand(connection: Connection, gateway: str, *, after: int, now: int, limit
             gateway_order.c.closed.is_(None),
             or_(gateway_order.c.expires.is_(None), gateway_order.c.expires > now),
             or_(gateway_order.c.once.is_(False), gateway_order.c.state != str(State.SENT)),
+            not_(_came_too_late()),
         )
         .order_by(gateway_order.c.number)
         .limit(limit)
@@ -114,6 +116,12 @@ def past_end(connection: Connection, *, now: int, limit: int) -> list[Order]:
     return [_order(row) for row in connection.execute(wanted.order_by(gateway_order.c.number).limit(limit))]
 
 
+def for_revoked(connection: Connection, *, limit: int) -> list[Order]:
+    """Open downlinks that no gateway has, for devices that are revoked; the oldest first."""
+    wanted = select(gateway_order).where(gateway_order.c.closed.is_(None), _came_too_late())
+    return [_order(row) for row in connection.execute(wanted.order_by(gateway_order.c.number).limit(limit))]
+
+
 def newest_of_device(connection: Connection, device: str, *, before: int | None, limit: int) -> list[Order]:
     """Downlinks of a device, the newest first; with `before` only those with lower numbers."""
     wanted = select(gateway_order).where(
@@ -135,6 +143,14 @@ def newest_of_letters(connection: Connection, letters: Sequence[str]) -> dict[st
     wanted = select(gateway_order).where(gateway_order.c.letter.in_(letters)).order_by(gateway_order.c.number)
     orders = (_order(row) for row in connection.execute(wanted))
     return {order.letter: order for order in orders if order.letter is not None}
+
+
+def _came_too_late() -> ColumnElement[bool]:
+    """True of a downlink that no gateway has yet, and whose device was revoked meanwhile."""
+    revoked = select(registered.c.id).where(
+        registered.c.id == gateway_order.c.device, registered.c.revoked.is_not(None)
+    )
+    return and_(gateway_order.c.kind == str(OrderKind.DOWNLINK), gateway_order.c.handed.is_(None), revoked.exists())
 
 
 def _record(connection: Connection, number: int, state: State, detail: str, by: By, *, at: int) -> None:

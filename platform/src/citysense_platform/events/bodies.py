@@ -15,6 +15,8 @@ from citysense_platform.events.rows import short_names
 from citysense_platform.store.points import END_OF_TIME, Value
 from citysense_profiles.reading import ReadingClass
 
+_CLASSES = frozenset(str(cls) for cls in ReadingClass)
+
 
 def _example(**fields: Any) -> ConfigDict:
     return ConfigDict(json_schema_extra={"examples": [fields]})
@@ -102,7 +104,7 @@ class TombstoneBody(BaseModel):
     )
 
     device: str | None = Field(description="Null where it is not known, as for a damaged record.")
-    cls: ReadingClass = Field(alias="class")
+    cls: ReadingClass | None = Field(alias="class", description="Null where it is none that is known.")
     reason: str
     first: str
     last: str
@@ -144,7 +146,7 @@ def tombstone_body(stone: wire.Tombstone) -> dict[str, Any]:
     """The fields of a TombstoneBody."""
     return {
         "device": stone.device or None,
-        "class": stone.cls,
+        "class": stone.cls if stone.cls in _CLASSES else None,
         "reason": stone.reason,
         "first": _moment(stone.first),
         "last": _moment(stone.last),

@@ -15,12 +15,15 @@ import msgspec
 from citysense import wire
 from citysense.durable_log import Entry
 from citysense_platform.ingest.intervals import Interval, covers, union
+from citysense_platform.ingest.soundness import sound_loss, sound_readings
 from citysense_platform.registry.roster import Assigned
 from citysense_profiles.reading import ReadingClass
 
 Assignment = Callable[[str, str], Assigned | None]
 """What a device is, for (gateway, device); None if that gateway may not speak for it. With `until`, only for what it
 received before."""
+Foreign = Callable[[str, str], bool]
+"""True, for (gateway, device), where the device is registered and neither is nor was last that gateway's."""
 
 MAX_INTERVALS = 1_024
 """Intervals remembered per lane of a spool. An honest gateway needs a few: its batches say which gaps will never be
@@ -73,7 +76,9 @@ class Place:
     after: int
 
 
-def examine(batch: wire.Batch, cls: ReadingClass, gateway: str, assignment: Assignment) -> list[Examined]:
+def examine(
+    batch: wire.Batch, cls: ReadingClass, gateway: str, assignment: Assignment, foreign: Foreign
+) -> list[Examined]:
     """Look at every item. Raises BatchMalformed when offsets do not rise."""
     if not 1 <= len(batch.spool) <= MAX_SPOOL_NAME or not batch.spool.isprintable():
         raise BatchMalformed(f"a spool's name is 1 to {MAX_SPOOL_NAME} printable characters")
@@ -84,7 +89,10 @@ def examine(batch: wire.Batch, cls: ReadingClass, gateway: str, assignment: Assi
         if offset <= previous:
             raise BatchMalformed(f"offset {offset} after {previous}: the items of a batch come in rising order, from 1")
         previous = offset
-    return [Examined(offset=offset, outcome=_examine(body, cls, gateway, assignment)) for offset, body in batch.items]
+    return [
+        Examined(offset=offset, outcome=_examine(body, cls, gateway, assignment, foreign))
+        for offset, body in batch.items
+    ]
 
 
 def place(batch: wire.Batch) -> Place:
@@ -149,7 +157,7 @@ def _not_yet(items: Sequence[Examined], seen: Sequence[Interval]) -> Decision:
     )
 
 
-def _examine(data: bytes, cls: ReadingClass, gateway: str, assignment: Assignment) -> Entry | Reason:
+def _examine(data: bytes, cls: ReadingClass, gateway: str, assignment: Assignment, foreign: Foreign) -> Entry | Reason:
     try:
         body = wire.decode_body(data)
     except ValueError:
@@ -157,6 +165,8 @@ def _examine(data: bytes, cls: ReadingClass, gateway: str, assignment: Assignmen
     match body:
         case wire.Readings():
             assigned = assignment(gateway, body.device)
+            if not sound_readings(body):
+                return Reason.UNDECODABLE
             if assigned is None or (assigned.until is not None and body.received >= assigned.until):
                 return Reason.NOT_ASSIGNED
             resolved = msgspec.structs.replace(
@@ -165,10 +175,23 @@ def _examine(data: bytes, cls: ReadingClass, gateway: str, assignment: Assignmen
             time = body.samples[0].time if body.samples else body.received
             return Entry(cls=cls, body=wire.encode(resolved), device=body.device, time=time)
         case wire.DeadLetter():
-            marked = msgspec.structs.replace(body, gateway=gateway)
-            return Entry(cls=cls, body=wire.encode(marked), device=body.device, time=body.received)
+            letter = _of_nobody(body) if foreign(gateway, body.device) else body
+            marked = msgspec.structs.replace(letter, gateway=gateway)
+            return Entry(cls=cls, body=wire.encode(marked), device=letter.device, time=body.received)
         case wire.Tombstone():
-            # Also of a device that has left this gateway: a loss on record must not get lost itself.
-            return Entry(cls=cls, body=data, device=body.device, time=body.last)
+            if not sound_loss(body):
+                return Reason.UNDECODABLE
+            # Of a device that has left this gateway, too: a loss on record must not get lost itself. But no gateway
+            # writes losses on another one's devices: such a loss stands there without a name.
+            if foreign(gateway, body.device):
+                body = msgspec.structs.replace(body, device="")
+            return Entry(cls=cls, body=wire.encode(body), device=body.device, time=body.last)
         case wire.Tick():
             return Reason.NOT_FOR_GATEWAYS
+
+
+def _of_nobody(letter: wire.DeadLetter) -> wire.DeadLetter:
+    """A letter that claims another gateway's device: kept, for a device that calls the wrong gateway makes such letters,
+    but not among that device's own, which it might crowd out. The claim stays readable."""
+    detail = f"says it is {letter.device}, which belongs to another gateway; {letter.detail}"
+    return msgspec.structs.replace(letter, device="", detail=detail)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import sqlite3
 from collections import Counter
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from citysense import wire
@@ -15,7 +16,7 @@ from citysense.clock import Clock
 from citysense.crash_points import CrashPoints
 from citysense.durable_log import DurableLog, Entry
 from citysense.log_schema import Owner, step
-from citysense_platform.ingest.accept import Assignment, Decision, Examined, Place, decide, examine, place
+from citysense_platform.ingest.accept import Assignment, Decision, Examined, Foreign, Place, decide, examine, place
 from citysense_platform.ingest.intervals import Interval
 from citysense_profiles.reading import ReadingClass
 
@@ -33,18 +34,32 @@ OWNER = Owner(
 
 
 def platform_log(
-    path: Path, *, clock: Clock, crash: CrashPoints | None = None, synchronous: str = "FULL"
+    path: Path,
+    *,
+    clock: Clock,
+    crash: CrashPoints | None = None,
+    synchronous: str = "FULL",
+    readers: Mapping[ReadingClass, Sequence[str]] | None = None,
 ) -> DurableLog:
-    """The log of the platform in `path`, not yet open."""
-    return DurableLog(path, clock=clock, crash=crash, crash_prefix="ingest", synchronous=synchronous, owners=(OWNER,))
+    """The log of the platform in `path`, not yet open. `readers` as in `DurableLog`."""
+    return DurableLog(
+        path,
+        clock=clock,
+        crash=crash,
+        crash_prefix="ingest",
+        synchronous=synchronous,
+        owners=(OWNER,),
+        readers=readers,
+    )
 
 
 class IngestLog:
     """The way from a gateway's batch into the log."""
 
-    def __init__(self, log: DurableLog, assignment: Assignment) -> None:
+    def __init__(self, log: DurableLog, assignment: Assignment, foreign: Foreign) -> None:
         self._log = log
         self._assignment = assignment
+        self._foreign = foreign
         self._lanes: dict[tuple[str, ReadingClass], asyncio.Lock] = {}
         self.counters: Counter[str] = Counter()
         """Since the start: batches, records, duplicates, refused.<reason>."""
@@ -55,7 +70,7 @@ class IngestLog:
         Batches of one gateway and lane go one after another. Raises BatchMalformed, StorageFull, Overloaded,
         StorageError; then nothing of the batch was taken.
         """
-        items, at = examine(batch, cls, gateway, self._assignment), place(batch)
+        items, at = examine(batch, cls, gateway, self._assignment, self._foreign), place(batch)
         # One lock per known gateway and lane; who asks has been authenticated.
         async with self._lanes.setdefault((gateway, cls), asyncio.Lock()):
             decision = await self._log.append(

@@ -114,7 +114,10 @@ def ingest_routes(
     async def poll_orders(request: Request) -> Response:
         gateway = caller(request)
         after = _number(request, "after", "is the number of the last order you have, 0 for none")
-        found = await orders(gateway, after, POLL_S)
+        wait = min(
+            _number(request, "wait", "is a whole number of seconds, at most 25 are waited", other=POLL_S), POLL_S
+        )
+        found = await orders(gateway, after, wait)
         return Response(status_code=204) if found is None else Response(_encode(found), media_type=MEDIA_TYPE)
 
     async def take_outcomes(request: Request) -> Response:
@@ -135,8 +138,8 @@ def ingest_routes(
     return router
 
 
-def _number(request: Request, name: str, meaning: str) -> int:
-    text = request.query_params.get(name, "0")
+def _number(request: Request, name: str, meaning: str, *, other: float = 0) -> int:
+    text = request.query_params.get(name, f"{other:.0f}")
     if not (text.isascii() and text.isdigit() and len(text) < 19):
         raise Problem(400, f"malformed_{name}", f"{name} {meaning}")
     return int(text)

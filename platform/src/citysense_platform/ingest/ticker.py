@@ -13,6 +13,7 @@ from citysense import wire
 from citysense.clock import Clock
 from citysense.durable_log import DurableLog, Entry
 from citysense.errors import StorageClosed, StorageError
+from citysense.progress import Pulse
 from citysense_profiles.reading import ReadingClass
 
 log = logging.getLogger(__name__)
@@ -21,17 +22,19 @@ PERIOD_S = 1.0
 
 
 class Ticker:
-    """Appends one tick per second to the safety and the state lane."""
+    """Appends one tick per second to the safety and the state lane; `pulse` beats with each."""
 
-    def __init__(self, log: DurableLog, clock: Clock) -> None:
+    def __init__(self, log: DurableLog, clock: Clock, pulse: Pulse | None = None) -> None:
         self._log = log
         self._clock = clock
+        self._pulse = pulse or Pulse()
         self._missed = 0
 
     async def run(self) -> None:
         """Tick until cancelled; returns when the log has been closed. A second that was missed is not made up for."""
         due = self._clock.monotonic()
         while True:
+            self._pulse.beat()
             try:
                 await self.tick()
             except StorageClosed:
@@ -45,6 +48,7 @@ class Ticker:
                     log.warning("ticker: the log takes ticks again, %d were missed", self._missed)
                 self._missed = 0
             now = self._clock.monotonic()
+            self._pulse.rest()
             due = max(due + PERIOD_S, now)
             await asyncio.sleep(due - now)
 

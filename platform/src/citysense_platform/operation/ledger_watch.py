@@ -16,6 +16,7 @@ from sqlalchemy import Connection, func, select
 
 from citysense.clock import Clock
 from citysense.errors import StorageClosed, StorageError
+from citysense.progress import Pulse
 from citysense_platform.alerts.decide import AlertState
 from citysense_platform.alerts.tables import alert
 from citysense_platform.city.database import City
@@ -89,10 +90,17 @@ def _transition(
 
 
 class LedgerWatch:
-    """Watches the heartbeats of all gateways. `latest` gives them, `settle` writes the alerts."""
+    """Watches the heartbeats of all gateways. `latest` gives them, `settle` writes the alerts, `pulse` beats with each
+    look."""
 
     def __init__(
-        self, city: City, *, latest: Callable[[], Mapping[str, GatewayState]], settle: Settle, clock: Clock
+        self,
+        city: City,
+        *,
+        latest: Callable[[], Mapping[str, GatewayState]],
+        settle: Settle,
+        clock: Clock,
+        pulse: Pulse | None = None,
     ) -> None:
         self._city = city
         self._latest = latest
@@ -100,11 +108,13 @@ class LedgerWatch:
         self._clock = clock
         self._standing: dict[str, Standing] = {}
         self._clear_since: dict[str, int] = {}
+        self._pulse = pulse or Pulse()
         self._failures = 0
 
     async def run(self) -> None:
         """Look once a second until cancelled; returns when city.db has been closed."""
         while True:
+            self._pulse.beat()
             try:
                 await self.look()
             except StorageClosed:
@@ -117,6 +127,7 @@ class LedgerWatch:
                 if self._failures:
                     log.warning("ledger watch: alerts are written again after %d attempts", self._failures)
                 self._failures = 0
+            self._pulse.rest()
             await asyncio.sleep(PERIOD_S)
 
     async def look(self) -> None:

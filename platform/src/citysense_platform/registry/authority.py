@@ -7,6 +7,7 @@ device: a private key made here leaves in the answer and is forgotten.
 from __future__ import annotations
 
 import hashlib
+import re
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -27,6 +28,11 @@ early is its removal from the roster, within a second, not its date."""
 SKEW = timedelta(days=1)
 """A device or gateway whose clock is set to local time takes a fresh certificate all the same."""
 SMALLEST_RSA = 2048
+
+_ONE_REQUEST = re.compile(
+    r"\s*-----BEGIN (NEW )?CERTIFICATE REQUEST-----[A-Za-z0-9+/=\s]+-----END (?(1)NEW )CERTIFICATE REQUEST-----\s*"
+)
+"""One block of PEM (RFC 7468; NEW is an old name of the same) and nothing else but blanks."""
 
 RequestKey = ec.EllipticCurvePublicKey | ed25519.Ed25519PublicKey | rsa.RSAPublicKey
 
@@ -131,6 +137,16 @@ def _fresh_authority(now_ms: int) -> bytes:
 
 
 def _requested_key(request: str) -> RequestKey:
+    if "PRIVATE KEY" in request:
+        raise RequestUnfit(
+            "a private key stands in the request, and that key must not travel: it is no secret any more. Make a new key "
+            "in the device, and send the signing request alone"
+        )
+    if "CERTIFICATE REQUEST" in request and not _ONE_REQUEST.fullmatch(request):
+        raise RequestUnfit(
+            "there is more than one signing request here, or something beside it; send the one block from -----BEGIN to "
+            "END-----, which openssl req prints without -text"
+        )
     try:
         parsed = x509.load_pem_x509_csr(request.encode())
         key = parsed.public_key()

@@ -6,20 +6,27 @@ Pure. Whether somebody answers there, and whether the gateway may call there, is
 from __future__ import annotations
 
 import re
+from ipaddress import ip_address
 from urllib.parse import SplitResult, parse_qsl, urlsplit
 
 FORMS = "modbus+tcp://host:port/unit, modbus+rtu-tcp://host:port/unit, modbus+tls://host:port/unit or modbus+rtu:///dev/ttyUSB0?baud=9600&parity=N&unit=1"
 _NETWORK = frozenset({"modbus+tcp", "modbus+rtu-tcp", "modbus+tls"})
 _SERIAL = "modbus+rtu"
+_SERIAL_SERVER = "modbus+rtu-tcp"
 _PRINTABLE = re.compile(r"[!-~]+")
-_HOST = re.compile(r"[A-Za-z0-9._:%-]+")
-_TTY = re.compile(r"/dev/[A-Za-z0-9_./:-]+")
-_LINE = {"baud": re.compile(r"[1-9][0-9]{2,6}"), "parity": re.compile(r"[NEO]"), "stop": re.compile(r"[12]")}
+_LABEL = re.compile(r"[A-Za-z0-9_](?:[A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?")
+"""Of a host's name (RFC 1123 section 2.1). The underscore is not in there, but names that resolve have it."""
+LONGEST_HOST = 253
+_TTY = re.compile(r"/dev/(?:tty[A-Za-z][A-Za-z0-9_.-]*|pts/[0-9]+|serial/[A-Za-z0-9_.:/-]+)")
+"""Ports of serial adapters have a letter after tty; /dev/tty and /dev/tty0 to tty63 are screens of the gateway's machine."""
+_LINE = {"baud": re.compile(r"[0-9]{3,7}"), "parity": re.compile(r"[NEO]"), "stop": re.compile(r"[12]")}
 _TIMEOUT = re.compile(r"timeout=([0-9]{1,2}(?:\.[0-9]{1,3})?)")
 SHORTEST_TIMEOUT, LONGEST_TIMEOUT = 0.05, 30.0
 """Seconds that a unit may be given for a reply, as the gateway takes them."""
 UNITS_TCP = range(256)
 """255 is what many TCP devices call themselves; 0 is taken too."""
+LOWEST_BAUD, HIGHEST_BAUD = 300, 1_000_000
+"""As the gateway takes them."""
 UNITS_SERIAL = range(1, 248)
 """On a line 0 is a broadcast, which nobody answers."""
 
@@ -33,6 +40,8 @@ def endpoint_fault(endpoint: str) -> str | None:
         port = parts.port
     except ValueError as e:
         return f"is no address ({e})"
+    if endpoint[-1] in "?#":
+        return f"ends with {endpoint[-1]!r} and nothing after it; leave that out"
     if parts.scheme in _NETWORK:
         return _network_fault(parts, port)
     if parts.scheme == _SERIAL:
@@ -48,12 +57,15 @@ def _network_fault(parts: SplitResult, port: int | None) -> str | None:
             f"has {parts.query!r} after the ?; only timeout={SHORTEST_TIMEOUT:g} to {LONGEST_TIMEOUT:g} (seconds) may"
             " stand there"
         )
-    if not parts.hostname or not _HOST.fullmatch(parts.hostname):
+    if not parts.hostname:
         return "names no host"
+    if not _is_host(parts.hostname):
+        return f"names the host {parts.hostname!r}, which is neither an IP address nor a name that can be looked up"
     if not port:
         return "names no port from 1 to 65535; Modbus TCP usually listens at 502"
-    if not _is_number_in(parts.path[1:], UNITS_TCP):
-        return f"ends with unit {parts.path[1:]!r}; the unit is a number from 0 to 255"
+    units = UNITS_SERIAL if parts.scheme == _SERIAL_SERVER else UNITS_TCP
+    if not _is_number_in(parts.path[1:], units):
+        return f"ends with unit {parts.path[1:]!r}; the unit is a number from {units[0]} to {units[-1]}"
     return None
 
 
@@ -76,7 +88,20 @@ def _serial_fault(parts: SplitResult) -> str | None:
             return f"has {name!r}, which is none of baud, parity, stop, unit, timeout"
         if not form.fullmatch(value):
             return f"has {name}={value!r}; write ?baud=9600&parity=N&stop=1&unit=1 (parity N, E or O; stop 1 or 2)"
+    if not LOWEST_BAUD <= int(values.get("baud", "0")) <= HIGHEST_BAUD:
+        return f"names no baud from {LOWEST_BAUD} to {HIGHEST_BAUD}; most devices leave their factory with 9600"
     return None
+
+
+def _is_host(host: str) -> bool:
+    try:
+        ip_address(host)
+    except ValueError:
+        labels = host.split(".")
+        # What ends with a number is meant as an IPv4 address, and is none.
+        named = len(host) <= LONGEST_HOST and all(map(_LABEL.fullmatch, labels))
+        return named and not labels[-1].isdigit()
+    return True
 
 
 def _is_number_in(text: str, allowed: range) -> bool:

@@ -131,20 +131,24 @@ class Registry:
         return outcome[0] if outcome else None
 
     async def revoke(self, device_id: str) -> Device | None:
-        """Take a device out of use for good, with its credentials; None if there is no such device."""
+        """Take a device out of use for good, with its credentials; None if there is no such device. The devices behind a
+        concentrator speak for themselves from then on."""
         now = self._clock.now_ms()
 
-        def work(connection: Connection) -> Device | None:
+        def work(connection: Connection) -> list[Device]:
             device = rows.find_device(connection, device_id)
             if device is None or device.revoked is not None:
-                return device
+                return [] if device is None else [device]
+            children = [child.id for child in rows.children_of(connection, device_id)]
             rows.revoke_device(connection, device_id, now=now)
-            return _must_find(connection, device_id)
+            for child in children:
+                rows.change_device(connection, child, {"concentrator": None})
+            return [_must_find(connection, id_) for id_ in (device_id, *children)]
 
         outcome = await self._city.write(work)
-        if outcome is not None:
-            self._roster.learn(outcome)
-        return outcome
+        for device in outcome:
+            self._roster.learn(device)
+        return outcome[0] if outcome else None
 
     def in_force(self, device: Device) -> bool:
         """True once the device's gateway acts on this version of it."""

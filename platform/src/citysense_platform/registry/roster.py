@@ -91,6 +91,13 @@ class RosterSource:
         gateways' devices."""
         return self._assigned.get((gateway_id, device_id))
 
+    def foreign(self, gateway_id: str, device_id: str) -> bool:
+        """True for a registered device that neither is nor was last that gateway's, be it in use or revoked."""
+        device = self._devices.get(device_id)
+        if device is None or device.gateway == gateway_id:
+            return False
+        return device.former is None or device.former.gateway != gateway_id
+
     def in_force(self, device: Device) -> bool:
         """True once the device's gateway has the roster that holds this version of it."""
         return device.version <= self._held.get(device.gateway, -1) <= self._version

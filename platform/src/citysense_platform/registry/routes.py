@@ -146,7 +146,8 @@ def _add_changes(router: APIRouter, registry: Registry, catalogue: Catalogue) ->
         },
     )
     async def revoke(device_id: str) -> dict[str, Any]:
-        """Its credentials end with it. Doing it again changes nothing."""
+        """Its credentials end with it, and the devices that it spoke for have no concentrator any more. Doing it again
+        changes nothing."""
         return _shown(await registry.revoke(device_id), device_id, registry, catalogue)
 
 
