@@ -115,7 +115,6 @@ def test_a_foreign_server_on_a_port_is_named_in_one_sentence(tmp_path: Path) -> 
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        (["--scenario", "drought"], "drought"),
         (["--bind", "0.0.0.0"], "--insecure"),
         (["--rules", "nowhere.yaml"], "nowhere.yaml"),
         (["--influx", "ftp://x"], "--influx"),
@@ -135,7 +134,9 @@ def test_what_is_in_the_way_is_said_in_one_sentence(
     assert processes_of(tmp_path / "data") == {}
 
 
-@pytest.mark.parametrize(("option", "value"), [("--speed", "fast"), ("--speed", "0"), ("--api-port", "99999")])
+@pytest.mark.parametrize(
+    ("option", "value"), [("--speed", "fast"), ("--speed", "0"), ("--api-port", "99999"), ("--scenario", "drought")]
+)
 def test_wrong_use_leaves_with_two(option: str, value: str) -> None:
     done = up(option, value)
     assert done.returncode == 2

@@ -9,7 +9,11 @@ import subprocess
 import pytest
 from pymodbus.client import AsyncModbusTcpClient
 
+from citysense.clock import SetClock
+from citysense_profiles.catalogue import load_catalogue
+from citysense_sim.device import PolledDevice
 from citysense_sim.modbus_station import UNIT, ModbusStation
+from citysense_sim.scenario import find_scenario, load_scenario
 
 
 async def test_registers_are_computed_when_they_are_read() -> None:
@@ -26,8 +30,52 @@ async def test_registers_are_computed_when_they_are_read() -> None:
         assert (await client.read_holding_registers(100, count=1, device_id=UNIT)).isError(), (
             "an address of the other table"
         )
-        assert (await client.write_register(3, 1, device_id=UNIT)).isError(), "nothing here is for writing"
+        assert (await client.write_register(4, 1, device_id=UNIT)).isError(), "an address that is not there"
+        assert (await client.mask_write_register(address=3, and_mask=1, or_mask=1, device_id=UNIT)).isError(), (
+            "a function that is not there"
+        )
         assert (await client.read_holding_registers(3, count=1, device_id=UNIT)).registers == [555]
+    finally:
+        client.close()
+        await station.stop()
+
+
+async def test_what_was_written_is_read_back() -> None:
+    station = ModbusStation(lambda: {("holding", 1): 1, ("holding", 2): 2, ("holding", 3): 3, ("coil", 5): 0})
+    await station.start()
+    client = AsyncModbusTcpClient("127.0.0.1", port=station.port, timeout=5, retries=0)
+    try:
+        assert await client.connect()
+        assert not (await client.write_registers(2, [770, 8], device_id=UNIT)).isError()
+        assert not (await client.write_coil(5, True, device_id=UNIT)).isError()
+        assert (await client.read_holding_registers(1, count=3, device_id=UNIT)).registers == [1, 770, 8]
+        assert not (await client.write_register(2, 9, device_id=UNIT)).isError()
+        assert (await client.read_holding_registers(1, count=3, device_id=UNIT)).registers == [1, 9, 8]
+        assert (await client.read_coils(5, count=1, device_id=UNIT)).bits[0] is True
+    finally:
+        client.close()
+        await station.stop()
+
+
+async def test_the_demos_pile_answers_every_poll_and_takes_every_write_of_its_profile() -> None:
+    storm = load_scenario(find_scenario("storm"))
+    entry = next(device for device in storm.devices if device.transport == "modbus")
+    profile = load_catalogue()[entry.profile]
+    pile = PolledDevice(scenario=storm, device=entry, profile=profile, speed=1, clock=SetClock(0))
+    maps = [name for name in profile.messages if not profile.is_sent(name)]
+    assert len(maps) > 1
+    station = ModbusStation(pile.registers)
+    await station.start()
+    client = AsyncModbusTcpClient("127.0.0.1", port=station.port, timeout=5, retries=0)
+    ask = {"input": client.read_input_registers, "holding": client.read_holding_registers}
+    try:
+        assert await client.connect()
+        for read in (read for name in maps for read in profile.plan_reads(name)):
+            answer = await ask[read.table](read.address, count=read.count, device_id=UNIT)
+            assert not answer.isError(), read
+            if read.table == "holding":
+                zeros = [0] * read.count
+                assert not (await client.write_registers(read.address, zeros, device_id=UNIT)).isError(), read
     finally:
         client.close()
         await station.stop()

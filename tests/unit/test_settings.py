@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from citysense.cli.config import shown
-from citysense.errors import SetupError
-from citysense.settings import Settings, load_settings
+from citysense.errors import SetupError, WrongUse
+from citysense.settings import OTHER_VARIABLES, Settings, load_settings
 
 
 @pytest.fixture(autouse=True)
@@ -75,3 +75,30 @@ def test_a_secret_is_never_shown() -> None:
     _, origins = load_settings({}, {"CITYSENSE_INFLUX_TOKEN": "hush"})
     token = next(origin for origin in origins if origin.name == "influx_token")
     assert shown(token) == "(set)"
+
+
+def test_a_mistyped_variable_is_refused_with_the_nearest_names_and_without_its_value() -> None:
+    with pytest.raises(WrongUse) as caught:
+        load_settings({}, {"CITYSENSE_BROKER_PASWORD": "hush", "OTHER": "1"})
+    assert "CITYSENSE_BROKER_PASWORD" in str(caught.value)
+    assert "did you mean CITYSENSE_BROKER_PASSWORD" in str(caught.value)
+    assert "hush" not in str(caught.value)
+
+
+def test_a_variable_like_none_of_ours_is_refused_too() -> None:
+    with pytest.raises(WrongUse, match=r"CITYSENSE_QQQQ .*config show"):
+        load_settings({}, {"CITYSENSE_QQQQ": "1"})
+
+
+@pytest.mark.parametrize("name", sorted(OTHER_VARIABLES))
+def test_variables_that_are_no_settings_are_known(name: str) -> None:
+    assert load_settings({}, {name: "1"})[0] == Settings()
+
+
+def test_a_wrong_value_of_a_variable_is_wrong_use_and_one_of_the_file_is_not() -> None:
+    with pytest.raises(WrongUse, match=r"mqtt_port .from CITYSENSE_MQTT_PORT"):
+        load_settings({}, {"CITYSENSE_MQTT_PORT": "abc"})
+    Path("citysense.toml").write_text("mqtt_port = 0\n")
+    with pytest.raises(SetupError) as caught:
+        load_settings({}, {})
+    assert not isinstance(caught.value, WrongUse)

@@ -97,9 +97,14 @@ class PolledDevice:
         self._speed = speed
         self._clock = clock
         self._started = clock.monotonic()
-        reads = profile.plan_reads(device.message)
-        # What a gateway may ask for; a real device answers 0 where the scenario says nothing.
-        self._silent = {(read.table, read.address + offset): 0 for read in reads for offset in range(read.count)}
+        maps = [name for name in profile.messages if not profile.is_sent(name)]
+        # What a gateway may ask for or write, of every map; a real device answers 0 where the scenario says nothing.
+        self._silent = {
+            (read.table, read.address + offset): 0
+            for name in maps
+            for read in profile.plan_reads(name)
+            for offset in range(read.count)
+        }
 
     def begin(self, started: float) -> None:
         """The scenario's beginning on the monotonic clock."""

@@ -16,17 +16,31 @@ from citysense.errors import SetupError
 
 Registers = Mapping[tuple[str, int], int]
 UNIT = 1
-_TABLE_OF_FUNCTION = {1: "coil", 2: "discrete", 3: "holding", 4: "input"}
+_TABLE_OF_FUNCTION = {
+    1: "coil",
+    2: "discrete",
+    3: "holding",
+    4: "input",
+    5: "coil",
+    6: "holding",
+    15: "coil",
+    16: "holding",
+}
+"""Modbus Application Protocol V1.1b3 section 6."""
 _TABLES = ("coil", "discrete", "holding", "input")  # pymodbus's order of blocks
 _UNUSED = 65_535
 """pymodbus wants every block to hold something; an empty table gets its last address, which no profile reads."""
 
 
 class ModbusStation:
-    """Serves unit 1 of one device on 127.0.0.1. `registers` is called at every read."""
+    """Serves unit 1 of one device on 127.0.0.1. `registers` is called at every read and names every address there is.
+
+    What was written is read back from then on, whatever `registers` says; it has no effect beyond that.
+    """
 
     def __init__(self, registers: Callable[[], Registers]) -> None:
         self._registers = registers
+        self._written: dict[tuple[str, int], int] = {}
         self._server: ModbusTcpServer | None = None
         self.port = 0
 
@@ -63,10 +77,13 @@ class ModbusStation:
         words: list[int],
         written: list[int] | list[bool] | None,
     ) -> ExcCodes | None:
+        table = _TABLE_OF_FUNCTION.get(function)
+        if table is None:
+            return ExcCodes.ILLEGAL_FUNCTION
         if written is not None:
-            return ExcCodes.ILLEGAL_ADDRESS  # nothing here is written by a gateway that only reads
-        table = _TABLE_OF_FUNCTION[function]
-        for (of, where), word in self._registers().items():
+            self._written.update({(table, address + offset): int(word) for offset, word in enumerate(written)})
+            return None
+        for (of, where), word in (dict(self._registers()) | self._written).items():
             if of != table:
                 continue
             if table in ("holding", "input"):

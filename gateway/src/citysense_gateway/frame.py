@@ -101,7 +101,7 @@ class Reason(StrEnum):
 
 
 class Receipt(msgspec.Struct, frozen=True, kw_only=True, gc=False):
-    """Highest contiguous sequence number of a boot that is durable (INTERFACES.md, `/ack`)."""
+    """Highest contiguous sequence number of a boot that is durable (docs/native.md, "What the device keeps")."""
 
     boot: int
     seq: int

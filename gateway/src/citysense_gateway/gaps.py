@@ -2,7 +2,7 @@
 
 Pure; the clock is the caller's. A gap shows without looking into the payload: a message is new, and the receipt is the one
 of before, so it was not the next number. A receipt that was sent with QoS 0 may be lost, and so may the message that is
-missing; the same receipt again tells a native device from where to send (INTERFACES.md, `/ack`).
+missing; the same receipt again tells a native device from where to send (docs/native.md, "What the device keeps").
 """
 
 from __future__ import annotations

@@ -43,5 +43,6 @@ class Outage:
     def worked(self) -> None:
         """Note a success."""
         if self.failures:
-            log.warning("%s: works again after %d failed tries", self._name, self.failures)
+            tries = "try" if self.failures == 1 else "tries"
+            log.warning("%s: works again after %d failed %s", self._name, self.failures, tries)
         self.failures = 0

@@ -6,6 +6,7 @@ Nothing is read at import.
 
 from __future__ import annotations
 
+import difflib
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -16,9 +17,13 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from citysense.errors import SetupError, WrongUse
+from citysense.parent import SUPERVISED
 
 PREFIX = "CITYSENSE_"
 FILE_NAME = "citysense.toml"
+OTHER_VARIABLES = frozenset({SUPERVISED, "CITYSENSE_CRASH_AT", "CITYSENSE_FUZZ_SECONDS", "CITYSENSE_FUZZ_SEED"})
+"""Variables of ours that are no settings: what a process we start is told, and what the tests take."""
+_NEAREST = 3
 
 
 class Settings(BaseModel):
@@ -118,8 +123,9 @@ def load_settings(
 
     `flags` holds only what was given on the command line. `file` must exist when it is named; without one,
     citysense.toml in the working folder is read if it is there. Raises SetupError naming source, setting and
-    value; WrongUse when only the command line is to blame.
+    value; WrongUse when only the command line and the environment are to blame, and for a variable nobody knows.
     """
+    refuse_unknown(environment)
     values: dict[str, Any] = {}
     sources: dict[str, str] = {}
     path = file or Path(FILE_NAME)
@@ -135,13 +141,33 @@ def load_settings(
     try:
         settings = Settings.model_validate(values)
     except ValidationError as e:
-        from_flags = all(sources.get(str(item["loc"][0]) if item["loc"] else "") == "flag" for item in e.errors())
-        raise (WrongUse if from_flags else SetupError)(_sentence(e, sources)) from e
+        given = {"flag", *environment}
+        from_caller = all(sources.get(str(item["loc"][0]) if item["loc"] else "") in given for item in e.errors())
+        raise (WrongUse if from_caller else SetupError)(_sentence(e, sources)) from e
     origins = [
         Origin(name=name, value=getattr(settings, name), source=sources.get(name, "default"))
         for name in Settings.model_fields
     ]
     return settings, origins
+
+
+def refuse_unknown(environment: Mapping[str, str]) -> None:
+    """Raises WrongUse for a CITYSENSE_* variable that means nothing here, with the names nearest to it.
+
+    Its value is not shown: it may be a password under a mistyped name.
+    """
+    known = OTHER_VARIABLES | {PREFIX + name.upper() for name in Settings.model_fields}
+    wrong = sorted(name for name in environment if name.startswith(PREFIX) and name not in known)
+    if wrong:
+        raise WrongUse("; ".join(_unknown(name, sorted(known - OTHER_VARIABLES)) for name in wrong))
+
+
+def _unknown(name: str, known: list[str]) -> str:
+    # Without the prefix, which all of them share and which would make every name look near.
+    bare = [one.removeprefix(PREFIX) for one in known]
+    near = difflib.get_close_matches(name.removeprefix(PREFIX), bare, n=_NEAREST)
+    what = f"did you mean {' or '.join(PREFIX + one for one in near)}?" if near else "citysense config show lists them"
+    return f"the variable {name} is set, but there is no such setting: correct or unset it; {what}"
 
 
 def is_secret(name: str) -> bool:

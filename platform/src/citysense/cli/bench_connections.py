@@ -303,6 +303,7 @@ class FleetProcess:
             env=child_environment(os.environ, supervisor=os.getpid()),
             stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE,
+            start_new_session=True,  # Ctrl-C is this process's own affair; the child ends with it
         )
         assert process.stdin is not None
         process.stdin.write(json.dumps(plan).encode() + b"\n")

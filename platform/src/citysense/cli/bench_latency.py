@@ -290,6 +290,7 @@ class _Sender:
             stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE,
             limit=16 << 20,
+            start_new_session=True,  # Ctrl-C is this process's own affair; the child ends with it
         )
         sender = cls(process)
         await sender.tell(plan)

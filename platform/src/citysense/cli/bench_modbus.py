@@ -98,6 +98,7 @@ class Bench:
             *(sys.executable, "-m", "citysense_sim.modbus_fleet"),
             stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE,
+            start_new_session=True,  # Ctrl-C is this process's own affair; the units end with their input
         )
         assert fleet.stdin is not None
         assert fleet.stdout is not None

@@ -28,6 +28,7 @@ from citysense import record_format
 from citysense.cli.data_folder import LEAST_FREE_BYTES
 from citysense.cli.ports import problem_with
 from citysense.cli.programs import api_url, wanted_ports
+from citysense.cli.running_gateway import Started, command_of, started_with
 from citysense.cli.text_table import folded, screen_width
 from citysense.errors import CitysenseError, SetupError, StorageError
 from citysense.lane_account import ACCOUNTS, CLASSES, accounts
@@ -85,7 +86,7 @@ def run(arguments: argparse.Namespace) -> int:
     try:
         settings, _ = load_settings(flags, os.environ, arguments.config)
     except SetupError as e:
-        findings = [Finding(what="settings", state=FAIL, found=str(e), do="correct this setting")]
+        findings = [Finding(what="settings", state=FAIL, found=str(e).rstrip("."), do="correct this setting")]
     else:
         findings = [Finding(what="settings", state=OK, found=f"data in {settings.data.absolute()}")]
         findings += check_all(settings, arguments.profiles or settings.profiles, datetime.now(UTC))
@@ -108,12 +109,33 @@ def table(findings: list[Finding]) -> list[str]:
 def check_all(settings: Settings, profiles: Path | None, now: datetime) -> list[Finding]:
     """Every check, in the order in which a start would meet what they look at."""
     holder = holder_of(settings.data)
+    running: list[Finding] = []
+    if holder is not None and (started := _started(holder, settings)) is not None:
+        running = list(other_options(started, holder.pid))
+        settings, profiles = started.settings, started.settings.profiles or profiles
     findings = [*certificate(settings, now), check_profiles(profiles), *folder(settings.data), process(holder)]
+    findings += running
     findings += spool(settings.data / "spool.db")
     findings += ports(settings, holder)
     findings.append(asyncio.run(platform(settings)))
     findings += broker(settings)
     return findings
+
+
+def _started(holder: Holder, settings: Settings) -> Started | None:
+    command = command_of(holder.pid)
+    return None if command is None else started_with(*command, settings)
+
+
+def other_options(started: Started, pid: int) -> Iterator[Finding]:
+    """What the running gateway was told otherwise than the settings here say."""
+    if started.differences:
+        yield Finding(
+            what="gateway",
+            state=WARN,
+            found=f"pid {pid} was started with other options, which are checked here: {', '.join(started.differences)}",
+            do="its next start takes the settings then in force",
+        )
 
 
 def certificate(settings: Settings, now: datetime) -> list[Finding]:

@@ -28,6 +28,7 @@ from rich.table import Table
 from citysense.cli.own_mosquitto import OwnMosquitto
 from citysense.clock import Clock, SystemClock
 from citysense.errors import SetupError, UpstreamError, WrongUse
+from citysense.settings import refuse_unknown
 from citysense_gateway.broker.inbound import Inbound
 from citysense_gateway.broker.link import Link, LinkLost, LinkOptions, LinkRefused
 from citysense_gateway.broker.options import PASSWORD, PROBES, PROTOCOLS, Account, parse_address, parse_probes
@@ -197,6 +198,7 @@ def _foreign(arguments: argparse.Namespace) -> tuple[Broker, Way]:
         raise WrongUse(
             "--broker: the kill test speaks in clear with a broker on this machine; write mqtt://127.0.0.1:port"
         )
+    refuse_unknown(os.environ)
     if PROBES not in os.environ:
         raise SetupError(f"{PROBES} is not set; its first account publishes here (user:password,user:password)")
     reader = Account(user=arguments.broker_user, password=os.environ.get(PASSWORD, ""))

@@ -34,7 +34,8 @@ def add_parser(commands: Any) -> None:
         "reload",
         help="take new profiles, certificates and the token into use",
         description="Have the running gateway read profiles, certificate, key and token again. What is wrong with a new one"
-        " is said, and the old one stays in force. All other settings need a restart.",
+        " is said, and the old one stays in force. All other settings need a restart, and so does the API of the platform, which"
+        " keeps its certificate until then.",
         epilog=EXAMPLE,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -56,6 +57,8 @@ def run(arguments: argparse.Namespace) -> int:
     else:
         for change in done["changes"] or ["nothing has changed"]:
             print(change)
+        if settings.tls_cert is not None:
+            print("the platform's API keeps its certificate until it is started again")
         for problem in done["problems"]:
             print(f"not taken: {problem}")
     return 1 if done["problems"] else 0

@@ -24,6 +24,10 @@ class Surroundings:
     data: Path
     mqtt: str
     coap: str
+    coaps: str
+    """'' without CoAP over DTLS."""
+    broker: str
+    """The city's own broker, '' without one."""
     story: str
     insecure: bool
     language: str
@@ -31,11 +35,18 @@ class Surroundings:
 
 
 def draw(
-    status: Status | None, around: Surroundings, *, uptime: float, restarts: dict[str, int], speed: float
+    status: Status | None,
+    around: Surroundings,
+    *,
+    uptime: float,
+    restarts: dict[str, int],
+    speed: float,
+    broker: str = "",
 ) -> RenderableType:
-    """The whole view. `status` is None until the platform has answered for the first time."""
+    """The whole view. `status` is None until the platform has answered for the first time; `broker` is how the gateway
+    stands with the city's own broker."""
     return Panel(
-        Group(_figures(status, around.language), Text(), _places(around)),
+        Group(_figures(status, around.language), Text(), _places(around, broker)),
         title="citysense",
         subtitle=_subtitle(status, uptime, restarts, speed, around),
         border_style="red" if around.insecure else "cyan",
@@ -109,13 +120,15 @@ def _latency(status: Status) -> Text:
     )
 
 
-def _places(around: Surroundings) -> RenderableType:
+def _places(around: Surroundings, broker: str) -> RenderableType:
     grid = Table.grid(padding=(0, 3))
     grid.add_column(style="dim", justify="right", no_wrap=True)
     grid.add_column(overflow="fold")
     grid.add_row("API and its docs", f"{around.api}/docs")
     grid.add_row("token for it", str(around.data / "admin-token"))
-    grid.add_row("devices speak to", f"{around.mqtt}   {around.coap}")
+    grid.add_row("devices speak to", "   ".join(way for way in (around.mqtt, around.coap, around.coaps) if way))
+    if around.broker:
+        grid.add_row("broker", Text(f"{around.broker}   {broker}"))
     grid.add_row("data lies in", str(around.data))
     grid.add_row("scenario", around.story)
     if around.insecure:

@@ -253,7 +253,7 @@ def _print(report: Report) -> None:
     table.add_column(justify="right")
     for name, value in report.figures().items():
         if name not in ("faults", "passed"):
-            table.add_row(name.replace("_", " "), str(value))
+            table.add_row(name.replace("_", " ").replace("phantom", "made up"), str(value))
     console = Console()
     console.print(table)
     for fault in report.faults:

@@ -220,7 +220,12 @@ def _print(report: Report) -> None:
             continue
         limit = 0 if name in MUST_BE_NONE else figures.get(f"{name.removesuffix('_max')}_limit", "")
         missed = limit != "" and value > limit
-        table.add_row(name.replace("_", " "), str(value), str(limit), style="bold red" if missed else None)
+        table.add_row(
+            name.replace("_", " ").replace("phantom", "made up"),
+            str(value),
+            str(limit),
+            style="bold red" if missed else None,
+        )
     console = Console()
     console.print(table)
     done = Table(title="what was done", title_justify="left", show_header=False)

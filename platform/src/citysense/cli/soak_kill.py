@@ -33,7 +33,7 @@ from citysense.cli.stack_api import (
 )
 from citysense.clock import Clock, SystemClock
 from citysense.crash_points import GATEWAY_POINTS, PLATFORM_POINTS
-from citysense.errors import SetupError, UpstreamError
+from citysense.errors import UpstreamError, WrongUse
 from citysense_profiles.catalogue import load_catalogue
 from citysense_sim.checker import CaseSeen, Expected, Findings, Stored, check_cases
 from citysense_sim.fleet import Doors, Fleet
@@ -158,7 +158,7 @@ def add_parser(subparsers: Any) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Soak and print; 1 if anything was lost, altered, made up or doubled."""
     if arguments.kills < 0:
-        raise SetupError(f"--kills {arguments.kills}: cannot be below 0")
+        raise WrongUse(f"--kills {arguments.kills}: cannot be below 0")
     seed = arguments.seed if arguments.seed is not None else random.SystemRandom().randrange(1_000_000)
     points = {"all": ALL_POINTS, "none": ()}.get(arguments.points, (arguments.points,))
     console = Console(stderr=True)
@@ -378,7 +378,7 @@ def _print(report: Report) -> None:
     table.add_column(justify="right")
     for name, value in figures.items():
         if name not in ("faults", "passed"):
-            table.add_row(name.replace("_", " "), "-" if value is None else str(value))
+            table.add_row(name.replace("_", " ").replace("phantom", "made up"), "-" if value is None else str(value))
     console = Console()
     console.print(table)
     for fault in report.faults:

@@ -17,7 +17,7 @@ from rich.table import Table
 
 from citysense.cli.outage_course import MB, Load, Measured, Outage
 from citysense.clock import SystemClock
-from citysense.errors import SetupError
+from citysense.errors import WrongUse
 
 EXAMPLE = """\
 examples:
@@ -29,6 +29,19 @@ MOST_WAL = 256 * MB
 LEAST_DRAIN = 3.0
 """Times the pace at which readings come in meanwhile."""
 MOST_DELAY_S = 2.0
+_IN_WORDS = {
+    "rss_mb": "memory, MB",
+    "rss_mb_limit": "limit of memory, MB",
+    "wal_mb": "write-ahead log, MB",
+    "wal_mb_limit": "limit of the write-ahead log, MB",
+    "file_mb": "spool's file, MB",
+    "file_mb_bound": "bound of the spool's file, MB",
+    "drain_to_intake": "drained for each one that came in meanwhile",
+    "drain_to_intake_least": "at least",
+    "live_delay_p99_s": "delay of live frames p99, s",
+    "live_delay_p99_s_limit": "limit of that delay, s",
+}
+"""For people, where a figure's name does not say it."""
 
 
 def add_parser(subparsers: Any) -> None:
@@ -60,7 +73,7 @@ def run(arguments: argparse.Namespace) -> int:
     """Soak and print; 1 if a limit was missed or a reading is unaccounted for."""
     for name in ("hours", "devices", "period", "bound", "live"):
         if getattr(arguments, name) <= 0:
-            raise SetupError(f"--{name} {getattr(arguments, name)}: must be above 0")
+            raise WrongUse(f"--{name} {getattr(arguments, name)}: must be above 0")
     console = Console(stderr=True)
     load = Load(hours=arguments.hours, devices=arguments.devices, period_s=arguments.period, live=arguments.live)
     with tempfile.TemporaryDirectory(prefix="citysense-soak-") as folder:
@@ -123,7 +136,7 @@ def _print(figures: dict[str, Any]) -> None:
     table.add_column(justify="right")
     for name, value in figures.items():
         if name != "passed":
-            table.add_row(name.replace("_", " "), "-" if value is None else str(value))
+            table.add_row(_IN_WORDS.get(name, name.replace("_", " ")), "-" if value is None else str(value))
     console = Console()
     console.print(table)
     console.print("passed" if figures["passed"] else "FAILED", style=None if figures["passed"] else "bold red")

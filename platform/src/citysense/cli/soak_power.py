@@ -27,7 +27,7 @@ from citysense.cli.log_judge import Judged, judge_image
 from citysense.cli.power_images import Disk, cuts
 from citysense.cli.storage_workload import FILE, Promised, read_promises
 from citysense.cli.syscall_trace import TRACED, Call, calls, strace
-from citysense.errors import SetupError
+from citysense.errors import SetupError, WrongUse
 
 EXAMPLE = """\
 examples:
@@ -93,7 +93,9 @@ def add_parser(subparsers: Any) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Soak and print; 1 if anything was lost without a word, made up, or kept from starting."""
     if arguments.images < 0 or not (arguments.flips == "all" or arguments.flips.isdigit()):
-        raise SetupError("--images takes a whole number, --flips a whole number or all")
+        raise WrongUse(
+            f"--images {arguments.images}, --flips {arguments.flips}: both take a whole number from 0, --flips also all"
+        )
     seed = arguments.seed if arguments.seed is not None else random.SystemRandom().randrange(1_000_000)
     chance = random.Random(seed)  # noqa: S311 - choices that must be repeatable, nothing secret
     console = Console(stderr=True)

@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import aiohttp
+import msgspec
 
 from citysense.errors import UpstreamError
+from citysense_gateway.folder_lock import NAME, Holder
+
+_STANDINGS = {"ok": "reading", "late": "away"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,3 +53,17 @@ class StatusFeed:
         except (aiohttp.ClientError, TimeoutError) as e:
             raise UpstreamError(f"{self._api} does not answer ({e or type(e).__name__})") from e
         return Status(**{name: body[name] for name in Status.__dataclass_fields__})
+
+
+async def broker_standing(session: aiohttp.ClientSession, data: Path) -> str:
+    """How the gateway of `data` stands with the city's broker: reading, away or refused; where to look if it does not say."""
+    log = data / "logs" / "gateway.log"
+    try:
+        # Without taking the lock to see whether it is held: the gateway may be starting, and would find it taken.
+        holder = msgspec.json.decode((data / NAME).read_bytes(), type=Holder)
+        async with session.get(f"http://127.0.0.1:{holder.status_port}/readyz") as answer:
+            checks: list[dict[str, str]] = (await answer.json())["checks"]
+    except (OSError, msgspec.DecodeError, aiohttp.ClientError, TimeoutError, ValueError, KeyError):
+        return f"see {log}"
+    states = [check["state"] for check in checks if check["name"] == "broker"]
+    return _STANDINGS.get(states[0], f"refused: see {log}") if states else f"see {log}"

@@ -6,7 +6,7 @@ import argparse
 import asyncio
 import os
 import signal
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
@@ -19,13 +19,13 @@ from citysense.cli.data_folder import DataFolder
 from citysense.cli.live_view import Surroundings, draw, line, title
 from citysense.cli.ports import require_free
 from citysense.cli.programs import api_url, programs, wanted_ports
-from citysense.cli.status_feed import Status, StatusFeed
+from citysense.cli.status_feed import Status, StatusFeed, broker_standing
 from citysense.cli.supervisor import Child, Supervisor
 from citysense.clock import SystemClock
-from citysense.errors import SetupError, UpstreamError
+from citysense.errors import SetupError, UpstreamError, WrongUse
 from citysense.keys import load_or_create_secret
 from citysense.pinned_tls import pinned
-from citysense.settings import Settings, load_settings
+from citysense.settings import Origin, Settings, load_settings
 from citysense_sim.scenario import find_scenario
 
 EXAMPLE = """\
@@ -82,13 +82,26 @@ def run(arguments: argparse.Namespace) -> int:
     given = {
         name: getattr(arguments, name) for name in Settings.model_fields if getattr(arguments, name, None) is not None
     }
-    settings, _ = load_settings(given, os.environ, arguments.config)
-    scenario = None if settings.scenario == "none" else find_scenario(settings.scenario)
+    settings, origins = load_settings(given, os.environ, arguments.config)
+    scenario = chosen_scenario(settings, origins)
     require_reachable(settings, scenario)
     require_free(settings.bind, wanted_ports(settings))
     with DataFolder(settings.data) as folder:
         token = load_or_create_secret(folder.path / "admin-token")
         return asyncio.run(_Session(settings, folder.path, token, scenario).run())
+
+
+def chosen_scenario(settings: Settings, origins: Iterable[Origin]) -> Path | None:
+    """The scenario's file, None for none. Raises SetupError; WrongUse unless it is a file of settings that is to blame."""
+    if settings.scenario == "none":
+        return None
+    try:
+        return find_scenario(settings.scenario)
+    except SetupError as e:
+        source = next(origin.source for origin in origins if origin.name == "scenario")
+        if source == "flag" or source in os.environ:
+            raise WrongUse(str(e)) from e
+        raise
 
 
 def require_reachable(settings: Settings, scenario: Path | None) -> None:
@@ -117,6 +130,8 @@ class _Session:
             data=data,
             mqtt=f"mqtt://{settings.bind}:{settings.mqtt_port}",
             coap=f"coap://{settings.bind}:{settings.coap_port}",
+            coaps=f"coaps://{settings.bind}:{settings.dtls_port}" if settings.dtls_port is not None else "",
+            broker=settings.broker or "",
             story=f"{scenario.stem}, {settings.speed:g}x" if scenario else "none: waiting for real devices",
             insecure=settings.insecure,
             language="zh" if os.environ.get("LANG", "").startswith("zh") else "en",
@@ -135,14 +150,15 @@ class _Session:
         timeout = aiohttp.ClientTimeout(total=3)
         try:
             async with aiohttp.ClientSession(timeout=timeout, connector=_connector(self._settings)) as session:
-                await self._watch(StatusFeed(session, self._around.api, self._token), supervisor.children, stop)
+                await self._watch(session, supervisor.children, stop)
         finally:
             self._console.print("stopping …", style="dim")
             await supervisor.stop()
         self._console.print(f"Stopped. Data stays in {self._data}; the next start continues with it.")
         return 0
 
-    async def _watch(self, feed: StatusFeed, children: dict[str, Child], stop: asyncio.Event) -> None:
+    async def _watch(self, session: aiohttp.ClientSession, children: dict[str, Child], stop: asyncio.Event) -> None:
+        feed = StatusFeed(session, self._around.api, self._token)
         started = self._clock.monotonic()
         first_case: float | None = None
         cases_before: int | None = None
@@ -164,7 +180,8 @@ class _Session:
                             f"first case {first_case:.1f} s after the start: {title(status, self._around.language)}"
                         )
                 restarts = {name: child.restarts for name, child in children.items()}
-                view.show(status, self._around, uptime, restarts, self._settings.speed)
+                broker = await broker_standing(session, self._data) if self._around.broker else ""
+                view.show(status, self._around, uptime, restarts, self._settings.speed, broker)
                 await _pause(stop, 0.5)
 
 
@@ -210,12 +227,21 @@ class _view:
         self._console.print(text)
 
     def show(
-        self, status: Status | None, around: Surroundings, uptime: float, restarts: dict[str, int], speed: float
+        self,
+        status: Status | None,
+        around: Surroundings,
+        uptime: float,
+        restarts: dict[str, int],
+        speed: float,
+        broker: str,
     ) -> None:
         if self._live is not None:
-            self._live.update(draw(status, around, uptime=uptime, restarts=restarts, speed=speed), refresh=True)
+            self._live.update(
+                draw(status, around, uptime=uptime, restarts=restarts, speed=speed, broker=broker), refresh=True
+            )
             return
-        text, said_at = line(status), self._last_line[1]
+        text = line(status) + (f" · broker {broker}" if broker else "")
+        said_at = self._last_line[1]
         if text != self._last_line[0] and uptime - said_at >= LINE_SECONDS:
             self._console.print(f"{uptime:6.1f} s  {text}", highlight=False, soft_wrap=True)
             self._last_line = (text, uptime)

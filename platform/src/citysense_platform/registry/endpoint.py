@@ -61,8 +61,10 @@ def _network_fault(parts: SplitResult, port: int | None) -> str | None:
         return "names no host"
     if not _is_host(parts.hostname):
         return f"names the host {parts.hostname!r}, which is neither an IP address nor a name that can be looked up"
-    if not port:
-        return "names no port from 1 to 65535; Modbus TCP usually listens at 502"
+    if port is None and (parts.scheme == _SERIAL_SERVER or parts.netloc.endswith(":")):
+        return "names no port from 1 to 65535; only modbus+tcp (502) and modbus+tls (802) have a usual one"
+    if port == 0:
+        return "names port 0; a port is a number from 1 to 65535"
     units = UNITS_SERIAL if parts.scheme == _SERIAL_SERVER else UNITS_TCP
     if not _is_number_in(parts.path[1:], units):
         return f"ends with unit {parts.path[1:]!r}; the unit is a number from {units[0]} to {units[-1]}"
