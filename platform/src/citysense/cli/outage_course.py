@@ -110,7 +110,7 @@ class Platform:
         self.met[cls].set()
         await asyncio.sleep(0)
         at = place(batch)
-        items = examine(batch, cls, "gateway-1", lambda *_: Assigned(site="1", kind="k"))
+        items = examine(batch, cls, "gateway-1", lambda *_: Assigned(site="1", kind="k"), lambda *_: False)
         decision = decide(items, self._seen[cls], at)
         self._seen[cls] = list(decision.seen)
         self.measured.duplicates += decision.duplicates
