@@ -28,18 +28,14 @@ class Finder:
 
 def spoil(pipeline):
     from citysense_gateway.frame import Kind, Verdict
-    honest, late = pipeline.accept, set()
+    honest = pipeline.deliver
 
-    async def accept(self, frame):
-        async def store():
-            await asyncio.sleep(0.05)
-            await honest(self, frame)
-        task = asyncio.create_task(store())
-        late.add(task)
-        task.add_done_callback(late.discard)
-        return Verdict(kind=Kind.STORED)
+    def deliver(self, frame, done, **refusal):
+        loop = asyncio.get_running_loop()
+        loop.call_soon(done, Verdict(kind=Kind.STORED))
+        loop.call_later(0.05, lambda: honest(self, frame, lambda verdict: None, **refusal))
 
-    pipeline.accept = accept
+    pipeline.deliver = deliver
 
 sys.meta_path.insert(0, Finder())
 """
