@@ -28,7 +28,7 @@ PROFILE = "generic/water-gauge"
 
 @dataclass
 class Device:
-    """A native device as INTERFACES.md has it: it keeps a message until the receipt covers it, and sends again when the
+    """A native device as docs/native.md has it: it keeps a message until the receipt covers it, and sends again when the
     receipt stands still."""
 
     name: str

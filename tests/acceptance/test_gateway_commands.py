@@ -218,13 +218,13 @@ def test_check_and_reload_of_a_gateway_that_runs(city: Any, command: Command, tm
     assert parts[f"port {city.mqtt_port}"][1].startswith("MQTT: open")
     (tmp_path / "cert.pem").write_text("no certificate")
     broken = {"tls_cert": tmp_path / "cert.pem", "tls_key": tmp_path / "cert.pem"}
-    code, parts = found(command(city.data, "check", "--json", **broken))
+    code, parts = found(command(tmp_path / "stopped", "check", "--json", **broken))
     assert (code, parts["certificate"][0]) == (1, "fail")
     assert str(tmp_path / "cert.pem") in parts["certificate"][1]
 
     (tmp_path / "acme").mkdir()
     (tmp_path / "acme" / "gauge.yaml").write_text("schema: 1\n")
-    code, parts = found(command(city.data, "check", "--json", profiles=tmp_path))
+    code, parts = found(command(tmp_path / "stopped", "check", "--json", profiles=tmp_path))
     assert (code, parts["profiles"][0]) == (1, "fail")
     assert "acme/gauge.yaml" in parts["profiles"][1]
 

@@ -1,6 +1,6 @@
 """Frames that could not be used, as they are kept.
 
-Owns what is kept of such a frame and when it is sealed (ARCHITECTURE.md, "Identity, access, privacy"): it may hold
+Owns what is kept of such a frame and when it is sealed: it may hold
 personal data unless its device is known and its profile has no personal field. Pure but for the counting of the quota.
 """
 

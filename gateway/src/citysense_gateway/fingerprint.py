@@ -1,4 +1,4 @@
-"""By what a repeat of a frame is recognised (ARCHITECTURE.md, "What received means").
+"""By what a repeat of a frame is recognised.
 
 Two equal payloads are two readings unless something says that they are one: the message's own counter, a time inside
 the frame, or the protocol that vouches for "the same again". Pure; whether the key was seen before is the spool's

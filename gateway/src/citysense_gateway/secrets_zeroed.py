@@ -1,4 +1,4 @@
-"""Frames without the secrets in them: what a profile marks `secret` never reaches the disk (ARCHITECTURE.md section 8).
+"""Frames without the secrets in them: what a profile marks `secret` never reaches the disk.
 
 Owns how a secret is found in a frame and zeroed there. Where the profile cannot read the frame it cannot say where its
 secrets stand either, and then nothing of the frame may be kept. Pure.

@@ -1,4 +1,4 @@
-"""One record of the durable log as bytes: length, CRC-32C, offset, class, body (INTERFACES.md, "Durable log record").
+"""One record of the durable log as bytes: length, CRC-32C, offset, class, body.
 
 Layout, big endian: u32 length of the whole record | u32 CRC-32C of all that follows | u64 offset | u8 class | body.
 The check sum covers the offset, so that a record that turns up in another's place is found as well. Final from the

@@ -35,7 +35,7 @@ Durability = str
 log = logging.getLogger(__name__)
 
 BULK_WINDOW_S = 0.010
-"""ARCHITECTURE.md section 2: bulk waits at most 10 ms for a commit."""
+"""Bulk waits at most 10 ms for a commit."""
 QUEUE_BOUND = 50_000
 """Items of each kind, urgent or not, that wait for the thread: a storm's worst second, and 75 MB. Beyond it, senders are
 told to wait. Urgent ones have a bound of their own: a storm of bulk must not cost a flood its place."""
